@@ -1,0 +1,29 @@
+"""What llava_nb raises when a person can put it right.
+
+Every message is the repair: what is wrong, with the numbers, and the next step.
+Nothing else belongs here; faults of our own stay ordinary exceptions.
+"""
+
+
+class LlavaNbError(Exception):
+    """The base of every error that llava_nb raises on purpose."""
+
+
+class ImageError(LlavaNbError):
+    """A picture could not be read: missing, unreachable, damaged or too large."""
+
+
+class ModelError(LlavaNbError):
+    """A model could not be found, loaded or used as asked."""
+
+
+class DoesNotFitError(ModelError):
+    """A model needs more disk, RAM or VRAM than there is."""
+
+
+class OutOfVramError(LlavaNbError):
+    """The memory ran out while a model was loading or answering."""
+
+
+class PromptError(LlavaNbError):
+    """A prompt, its pictures and its settings do not go together."""
