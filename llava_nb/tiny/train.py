@@ -1,0 +1,122 @@
+"""Train the embedded model from nothing: `python -m llava_nb.tiny.train OUT`.
+
+Four stages, each with a progress bar: the vision tower learns to see
+(`tower.py`), then "speak", "align" and "tune" (`language.py`). The model is
+written as float16 safetensors with its tokenizer and processor, in the layout
+that transformers reads. The same seed on the same machine gives the same model.
+
+The model that is shipped was trained by this command with its defaults; the card
+in `weights/README.md` says with which seed, and what came out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+from transformers import CLIPVisionModel, LlavaForConditionalGeneration, LlavaProcessor
+
+from .build import build_model, build_processor, build_tokenizer
+from .language import STAGES, sample_texts, train_language
+from .tower import train_tower
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Steps of each stage, and how many pictures a step sees."""
+
+    tower: int = 3000
+    speak: int = 300
+    align: int = 200
+    tune: int = 3000
+    tower_batch: int = 32
+    language_batch: int = 16
+    seed: int = 0
+
+
+def train(
+    recipe: Recipe,
+    *,
+    tower: Path | None = None,
+    report: Callable[[str], None] = lambda line: None,
+    keep: Path | None = None,
+) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """Return a trained model and its processor.
+
+    `tower` is a folder with a trained vision tower to start from; `report` gets a
+    line at the end of each stage; `keep` is a folder that the tower is saved in.
+    """
+    torch.manual_seed(recipe.seed)
+    processor = build_processor(build_tokenizer(sample_texts()))
+    model = build_model(processor.tokenizer)
+    if tower is not None:
+        trained = CLIPVisionModel.from_pretrained(tower)
+        model.model.vision_tower.load_state_dict(trained.state_dict())
+    elif recipe.tower:
+        _stage("tower", recipe, model, processor, report)
+        if keep is not None:
+            model.model.vision_tower.save_pretrained(keep / "tower")
+    for stage in STAGES:
+        if getattr(recipe, stage):
+            _stage(stage, recipe, model, processor, report)
+    return model.eval().requires_grad_(False), processor
+
+
+def _stage(stage: str, recipe: Recipe, model, processor, report: Callable[[str], None]) -> None:
+    """Run one stage under a progress bar that shows a running mean of the loss."""
+    steps, started, mean = getattr(recipe, stage), time.perf_counter(), None
+    batch_size = recipe.tower_batch if stage == "tower" else recipe.language_batch
+    common = {"steps": steps, "batch_size": batch_size, "seed": recipe.seed}
+    with tqdm(total=steps, desc=stage, mininterval=5) as bar:
+
+        def progress(step: int, loss: float, accuracies: dict | None = None) -> None:
+            nonlocal mean
+            mean = loss if mean is None else 0.98 * mean + 0.02 * loss
+            shown = {"loss": f"{mean:.3f}"}
+            if accuracies:
+                shown["shape"] = f"{accuracies['shape']:.0%}"
+            bar.set_postfix(shown, refresh=False)
+            bar.update()
+
+        if stage == "tower":
+            train_tower(model.model.vision_tower, progress=progress, **common)
+        else:
+            train_language(model, processor.tokenizer, stage, progress=progress, **common)
+    seconds = time.perf_counter() - started
+    report(f"{stage}: {steps} steps in {seconds:.0f} s, loss {mean:.3f}")
+
+
+def save(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> None:
+    """Write the model in float16 and everything needed to use it."""
+    model.half().save_pretrained(folder)
+    model.float()
+    processor.save_pretrained(folder)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line, train, and save."""
+    parser = argparse.ArgumentParser(prog="python -m llava_nb.tiny.train", description=__doc__)
+    parser.add_argument("out", type=Path, help="the folder to write the model to")
+    parser.add_argument("--from-tower", type=Path, help="a folder with a trained tower")
+    parser.add_argument("--threads", type=int, help="CPU threads to use (default: all)")
+    defaults = Recipe()
+    names = ("tower", *STAGES, "tower_batch", "language_batch", "seed")
+    for name in names:
+        flag = "--" + name.replace("_", "-")
+        parser.add_argument(flag, type=int, default=getattr(defaults, name), metavar="N")
+    options = parser.parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    recipe = Recipe(**{name: getattr(options, name) for name in names})
+    options.out.mkdir(parents=True, exist_ok=True)
+    model, processor = train(recipe, tower=options.from_tower, report=tqdm.write, keep=options.out)
+    save(model, processor, options.out)
+
+
+if __name__ == "__main__":
+    main()
