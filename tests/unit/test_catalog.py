@@ -1,0 +1,177 @@
+"""The catalog's sizes against published figures and real libraries; names; the choice."""
+
+import json
+import re
+
+import pytest
+
+from llava_nb import catalog, sizes
+from llava_nb.errors import ModelError
+from llava_nb.nvidia import Gpu
+from llava_nb.report import GpuReport
+from llava_nb.sizes import GIB
+
+SEVEN, THIRTEEN, TINY = (catalog.find(name) for name in ("llava-1.5-7b", "llava-1.5-13b", "tiny"))
+TINY_CONFIG = TINY.folder / "config.json"
+
+
+def report_with(free_gib, **facts):
+    free = None if free_gib is None else int(free_gib * GIB)
+    gpu = Gpu(0, "Tesla T4", (7, 5), 15 * GIB, free)
+    facts = {"torch_cuda": "12.8", "versions": {"torch": "2.11.0"}} | facts
+    return GpuReport(gpus=(gpu,), **facts)
+
+
+@pytest.mark.parametrize(
+    ("model", "billions", "half", "nf4", "kv_mib"),
+    [(SEVEN, 7.06, 13.16, 4.21, 0.5), (THIRTEEN, 13.35, 24.87, 7.33, 0.78125)],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_sizes_agree_with_the_published_figures(model, billions, half, nf4, kv_mib):
+    assert model.parameters / 1e9 == pytest.approx(billions, abs=0.005)
+    assert model.weights_bytes[None] / GIB == pytest.approx(half, abs=0.005)
+    assert model.weights_bytes["4bit"] / GIB == pytest.approx(nf4, abs=0.005)
+    assert model.kv_bytes_per_token / 2**20 == kv_mib
+
+
+@pytest.mark.parametrize("model", [SEVEN, THIRTEEN], ids=lambda model: model.name)
+def test_parameters_are_those_of_the_transformers_model(model):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    shape = model.shape
+    config = transformers.LlavaConfig(
+        text_config=transformers.LlamaConfig(
+            hidden_size=shape.hidden,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.hidden // 128,
+            intermediate_size=shape.intermediate,
+            vocab_size=shape.vocabulary,
+        ),
+        vision_config=transformers.CLIPVisionConfig(
+            hidden_size=1024,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            intermediate_size=4096,
+            image_size=336,
+            patch_size=14,
+        ),
+        tie_word_embeddings=False,
+    )
+    with torch.device("meta"):
+        built = transformers.LlavaForConditionalGeneration(config)
+    assert sum(each.numel() for each in built.parameters()) == model.parameters
+
+
+def test_nf4_bytes_are_those_of_bitsandbytes():
+    torch = pytest.importorskip("torch")
+    functional = pytest.importorskip("bitsandbytes.functional")
+    rows, columns = 192, 512
+    packed, state = functional.quantize_4bit(
+        torch.randn(rows, columns), quant_type="nf4", compress_statistics=True
+    )
+    held = packed.nbytes + state.absmax.nbytes + state.state2.absmax.nbytes
+    assert sizes._linear_bytes(rows, columns, "4bit") == held
+
+
+@pytest.mark.skipif(not TINY_CONFIG.exists(), reason="the embedded weights are not built yet")
+def test_the_embedded_model_has_the_shape_of_its_entry():
+    config = json.loads(TINY_CONFIG.read_text())
+    text, vision = config["text_config"], config["vision_config"]
+    side = vision["image_size"] // vision["patch_size"]
+    read = sizes.Shape(
+        hidden=text["hidden_size"],
+        layers=text["num_hidden_layers"],
+        intermediate=text["intermediate_size"],
+        vocabulary=text["vocab_size"],
+        tower_hidden=vision["hidden_size"],
+        tower_layers=vision["num_hidden_layers"],
+        tower_intermediate=vision["intermediate_size"],
+        tower_positions=side * side + 1,
+        patch=vision["patch_size"],
+    )
+    assert read == TINY.shape
+    assert text["max_position_embeddings"] == TINY.context_tokens
+
+
+def test_eight_bits_lie_between_four_and_sixteen():
+    for model in (SEVEN, THIRTEEN):
+        four, eight, half = (model.weights_bytes[each] for each in ("4bit", "8bit", None))
+        assert four < eight < half, model.name
+
+
+def test_a_picture_of_llava_takes_576_tokens():
+    assert SEVEN.image_tokens == THIRTEEN.image_tokens == 576
+
+
+def test_vram_needs_are_about_six_and_about_eleven_gib():
+    assert round(SEVEN.needs_vram_bytes / GIB) == 6, SEVEN.needs_vram_bytes
+    assert round(THIRTEEN.needs_vram_bytes / GIB) == 11, THIRTEEN.needs_vram_bytes
+
+
+def test_vram_needs_leave_room_beside_weights_and_cache():
+    for model in catalog.known_models():
+        for quantization, weights in model.weights_bytes.items():
+            spare = model.vram_bytes(quantization) - weights
+            assert spare > GIB // 2, (model.name, quantization, spare)
+
+
+def test_only_the_embedded_model_needs_no_download():
+    assert TINY.download_bytes == 0 and TINY.source == str(TINY.folder)
+    assert SEVEN.download_bytes == SEVEN.weights_bytes[None]
+    assert SEVEN.source == "llava-hf/llava-1.5-7b-hf"
+
+
+@pytest.mark.parametrize("name", ["llava-1.5-13b", " LLaVA-1.5-13B ", "llava-hf/llava-1.5-13b-hf"])
+def test_find_takes_short_names_and_hub_ids(name):
+    assert catalog.find(name) is THIRTEEN
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("llava-13b", "llava-1.5-13b"), ("7b", "llava-1.5-7b"), ("tinny", "tiny")],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(name, nearest):
+    with pytest.raises(ModelError, match=f'no model "{name}".*Did you mean "{nearest}"'):
+        catalog.find(name)
+
+
+def test_an_unknown_name_is_answered_with_all_there_are():
+    with pytest.raises(ModelError, match="Short names: llava-1.5-13b, llava-1.5-7b, tiny") as info:
+        catalog.find("zzz")
+    assert "Did you mean" not in str(info.value)
+
+
+def test_a_name_that_is_no_text_is_a_model_error():
+    with pytest.raises(ModelError, match='no model "None"'):
+        catalog.find(None)
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "chosen"),
+    [(14.7, "llava-1.5-13b"), (11, "llava-1.5-13b"), (10, "llava-1.5-7b"), (6.5, "llava-1.5-7b")],
+)
+def test_the_largest_that_fits_is_recommended(free_gib, chosen):
+    recommendation = catalog.recommend(report_with(free_gib))
+    assert recommendation.model == chosen, recommendation.reason
+    assert f"Tesla T4 has {free_gib:.2f} GiB free" in recommendation.reason
+
+
+def test_a_smaller_choice_says_what_the_larger_needs():
+    assert "llava-1.5-13b would need 10.75 GiB" in catalog.recommend(report_with(8)).reason
+
+
+@pytest.mark.parametrize(
+    ("report", "reason"),
+    [
+        (GpuReport(), "there is no CUDA GPU; llava-1.5-7b needs 6.27 GiB"),
+        (report_with(3), "the Tesla T4 has only 3.00 GiB of VRAM free"),
+        (report_with(None), "the free VRAM of the Tesla T4 is unknown"),
+        (report_with(14, torch_cuda=None), "torch 2.11.0 is a CPU build and cannot use"),
+        (report_with(14, versions={"torch": None}), "torch, .* is not installed"),
+        (report_with(14, torch_sees_gpu=False), "was asked and cannot use the Tesla T4"),
+        (report_with(14, torch_cuda="13.0", driver_cuda="12.4"), "the driver goes up to CUDA 12.4"),
+    ],
+)
+def test_without_a_usable_gpu_the_embedded_model_is_recommended(report, reason):
+    recommendation = catalog.recommend(report)
+    assert recommendation.model == "tiny"
+    assert re.search(reason, recommendation.reason), recommendation.reason
