@@ -1,0 +1,44 @@
+"""`python -m llava_nb`: what it prints, and how it fails."""
+
+import pytest
+
+from llava_nb.__main__ import main
+from llava_nb.pictures import scene_of
+from llava_nb.tiny.questions import describe_scene
+
+
+def test_caption_prints_caption_model_reason_seconds_and_memory(capsys):
+    assert main(["caption", "--model", "tiny"]) == 0
+    printed = capsys.readouterr().out
+    assert f"caption:  {describe_scene(scene_of('three_shapes.png'))}\n" in printed
+    for part in ("model:    tiny (4bit): you asked for it by name", "tokens/s", "GiB"):
+        assert part in printed, printed
+
+
+def test_caption_takes_a_picture_and_a_prompt(capsys, picture, tmp_path):
+    picture.save(tmp_path / "own.png")
+    main(["caption", str(tmp_path / "own.png"), "How many shapes are there?", "--model", "tiny"])
+    assert "caption:  Two." in capsys.readouterr().out
+
+
+def test_none_means_not_quantised(capsys):
+    main(["caption", "--model", "tiny", "--quantization", "none"])
+    assert "tiny (not quantised)" in capsys.readouterr().out
+
+
+def test_a_users_mistake_is_one_line_and_exit_code_1(capsys):
+    assert main(["caption", "no-such-picture.png"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("ImageError: ") and "no-such-picture.png" in error
+    assert error.count("\n") == 1
+
+
+def test_report_prints_what_the_machine_can_run(capsys):
+    assert main(["report"]) == 0
+    assert "llava-1.5-13b" in capsys.readouterr().out
+
+
+def test_no_command_shows_the_usage(capsys):
+    with pytest.raises(SystemExit):
+        main([])
+    assert "caption" in capsys.readouterr().err

@@ -1,0 +1,113 @@
+"""The embedded model itself, its processor, and a short run of its training."""
+
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from llava_nb import load
+from llava_nb.catalog import find
+from llava_nb.tiny import language
+from llava_nb.tiny.evaluate import measure
+from llava_nb.tiny.language import Encoder, pack
+from llava_nb.tiny.scenes import sample_scene
+from llava_nb.tiny.train import Recipe, main, train
+
+RECORDED = json.loads((Path(__file__).parents[1] / "data" / "templates.json").read_text())
+WEIGHTS = find("tiny").folder
+
+
+def test_the_weights_are_below_8_mb():
+    assert (WEIGHTS / "model.safetensors").stat().st_size < 8e6
+
+
+def test_it_reads_layer_minus_two_as_llava_1_5_does(tiny):
+    assert tiny.model.config.vision_feature_layer == -2
+
+
+def test_it_has_the_classes_of_the_real_one(tiny):
+    parts = (tiny.model, tiny.model.model.vision_tower, tiny.model.model.language_model)
+    names = [type(part).__name__ for part in parts]
+    assert names == ["LlavaForConditionalGeneration", "CLIPVisionModel", "LlamaModel"]
+
+
+@pytest.mark.parametrize("text", ["Ünïcödé", "한국어", "日本語", "עברית", "🦙", "\x00", "a\tb\n"])
+def test_the_tokenizer_takes_any_text_and_gives_it_back(tiny, text):
+    tokenizer = tiny.processor.tokenizer
+    assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+
+
+@pytest.mark.parametrize("turns", ["one_turn", "two_turns"])
+def test_its_chat_template_is_vicuna_v1(tiny, turns):
+    first = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
+    messages = [{"role": "user", "content": first}]
+    if turns == "two_turns":
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": "A cat."}]})
+        messages.append({"role": "user", "content": [{"type": "text", "text": "What colour?"}]})
+    prompt = tiny.processor.apply_chat_template(messages, add_generation_prompt=True)
+    assert prompt == RECORDED["vicuna_v1"][turns]
+
+
+@pytest.mark.parametrize(
+    ("kind", "floor"), [("caption 1", 0.9), ("caption 2", 0.8), ("colour", 0.9)]
+)
+def test_it_answers_rightly_about_scenes_it_never_saw(tiny, kind, floor):
+    row = measure(tiny.model, tiny.processor, "new", kinds=[kind], count=40)[kind]
+    assert row["right"] / row["asked"] >= floor, row
+
+
+def test_it_says_so_when_it_cannot_tell(tiny, picture):
+    answer = tiny.ask(picture, "What is the capital of France?")
+    assert answer.text == "I cannot tell from this picture."
+
+
+def test_a_packed_row_sees_what_a_single_question_sees(monkeypatch):
+    monkeypatch.setattr(language, "HIDDEN_WORDS", 0)
+    llava = load("tiny", quantization=None)
+    encoder, scene = Encoder(llava.processor.tokenizer), sample_scene(Random(1), count=2)
+    batch = pack(Random(2), encoder, [scene], seeing=True)
+    turns = language.conversations(Random(2), scene)
+    ids, labels = encoder.conversation(turns[-1])
+    before = encoder.before + [encoder.image] * 64
+    single = language.Batch(
+        ids=torch.tensor([before + ids]),
+        labels=torch.tensor([[-100] * len(before) + labels]),
+        positions=torch.arange(len(before) + len(ids))[None],
+        mask=torch.ones(len(before) + len(ids), len(before) + len(ids)).tril()[None, None] > 0,
+        pixels=batch.pixels,
+    )
+    packed = batch.labels.clone()
+    packed[:, : -len(ids)] = -100
+    alone = language.answer_loss(llava.model, single)
+    together = language.answer_loss(
+        llava.model, language.Batch(batch.ids, packed, batch.positions, batch.mask, batch.pixels)
+    )
+    assert abs(alone - together) < 1e-4, (alone, together)
+
+
+def test_a_short_training_run_learns_and_can_be_loaded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "llava_nb.tiny.train.sample_texts", lambda: language.sample_texts(scenes=60)
+    )
+    flags = "--tower 3 --speak 12 --align 2 --tune 2 --tower-batch 4 --language-batch 4"
+    main([str(tmp_path), *flags.split()])
+    report = capsys.readouterr().out
+    assert [f"{stage}:" in report for stage in ("tower", "speak", "align", "tune")] == [True] * 4
+    assert load(tmp_path).ask(None, "Hi", max_new_tokens=2).tokens > 0
+
+
+def test_alignment_changes_the_projector_alone(monkeypatch):
+    monkeypatch.setattr(
+        "llava_nb.tiny.train.sample_texts", lambda: language.sample_texts(scenes=60)
+    )
+    none = Recipe(tower=0, speak=0, align=0, tune=0, language_batch=2)
+    before, _ = train(none)
+    after, _ = train(Recipe(**{**vars(none), "align": 1}))
+    changed = {
+        name.split(".")[1]
+        for (name, one), other in zip(before.named_parameters(), after.parameters(), strict=True)
+        if not torch.equal(one, other)
+    }
+    assert changed == {"multi_modal_projector"}
