@@ -1,0 +1,102 @@
+"""Runs everything a change has to pass, and closes with the number of tests.
+
+Covered: lint; then, in each environment, the tests and every notebook run again by nbval with its
+outputs compared. There are two environments: this Python with the newest releases, and a stand-in
+for Colab's runtime (`colab_stand_in.sh`). All parts run, also after one has failed.
+
+Usage: `bash colab_setup.sh test`. With `--here` (in Colab itself) the stand-in is left out.
+Not covered: benchmarks; tests marked `gpu`, which skip themselves where there is no GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "offline"))
+from network_guard import offline_environment  # noqa: E402  (needs the line above)
+
+NBVAL = (
+    "--nbval",
+    "--nbval-current-env",
+    "--nbval-cell-timeout=600",
+    f"--nbval-sanitize-with={ROOT / 'tests' / 'notebooks' / 'sanitize.cfg'}",
+)
+
+
+def lint_commands() -> list[list[str]]:
+    """What reads the code without running it."""
+    scripts = ["colab_setup.sh", "tests/colab_stand_in.sh", ".ci/run"]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    shellcheck = shutil.which("shellcheck", path=path) or "shellcheck"
+    return [
+        [sys.executable, "-m", "ruff", "check", "."],
+        [sys.executable, "-m", "ruff", "format", "--check", "."],
+        [shellcheck, "--external-sources", *scripts],
+    ]
+
+
+def run(command: list[str], environment: dict[str, str] | None = None) -> bool:
+    """Runs one command in the repository, with its output shown; True if it succeeded."""
+    print(f"\n== {' '.join(command)}".replace(f"{ROOT}{os.sep}", ""), flush=True)
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
+
+
+def counted(succeeded: bool, report: Path) -> Counter:
+    """The tests of one pytest run, read from its JUnit report; a crash counts as one failure."""
+    tests: Counter = Counter()
+    if report.exists():
+        for suite in ElementTree.parse(report).iter("testsuite"):
+            failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+            skipped = int(suite.get("skipped", 0))
+            passed = int(suite.get("tests", 0)) - failed - skipped
+            tests.update(passed=passed, failed=failed, skipped=skipped)
+    if not succeeded and not tests["failed"]:
+        tests["failed"] += 1
+    return tests
+
+
+def run_tests(python: str, folder: Path) -> Counter:
+    """The tests and the notebooks in the environment that `python` belongs to."""
+    # Where the tests run is for them to say, so nothing of Colab's own environment reaches them.
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("COLAB_")}
+    environment.update(offline_environment(folder))
+    # Colab's ipykernel brings a debugger that warns about Python 3.11 and later at every start.
+    environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+    # The first import of matplotlib writes to stderr, which would be in a notebook's output.
+    subprocess.run([python, "-c", "import matplotlib.pyplot"], env=environment, capture_output=True)
+    total: Counter = Counter()
+    for name, arguments in (("tests", ["tests"]), ("notebooks", [*NBVAL, "notebooks"])):
+        report = folder / f"{name}.xml"
+        command = [python, "-m", "pytest", f"--junitxml={report}", *arguments]
+        total += counted(run(command, environment), report)
+    return total
+
+
+def main(arguments: list[str]) -> int:
+    """Runs all parts, prints the closing line, and returns the exit code."""
+    total: Counter = Counter(failed=sum(not run(command) for command in lint_commands()))
+    pythons = [sys.executable]
+    if "--here" not in arguments:
+        if run(["bash", str(ROOT / "tests" / "colab_stand_in.sh")]):
+            pythons.append(str(ROOT / ".venv-colab" / "bin" / "python"))
+        else:
+            print("Colab's versions could not be installed, so nothing was tested with them.")
+            total["failed"] += 1
+    for python in pythons:
+        with tempfile.TemporaryDirectory() as folder:
+            total.update(run_tests(python, Path(folder)))
+    skipped = f", {total['skipped']} skipped" if total["skipped"] else ""
+    print(f"\n{total['passed']} passed, {total['failed']} failed{skipped}")
+    return int(total["failed"] > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,299 @@
+"""colab_setup.sh: what it installs, when it does not, and what it says when it cannot.
+
+Covered: the script's decisions, with a stand-in for `python3` that writes down what it is asked;
+one run with the real pip; what the set-up changed in the stand-in for Colab's runtime; the
+project's own files (pyproject.toml, environment.yml, .ci/run) against each other.
+Not covered: real installs, which `bash colab_setup.sh test` makes before it comes here.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+STAND_IN = ROOT / ".venv-colab"
+ADDED = {"bitsandbytes", "llava_nb"}
+
+# Acts as python3, as `python -m venv` and as the Python in the venv; keeps a log of pip's installs.
+FAKE_PYTHON = """#!/usr/bin/env bash
+case "$*" in
+    *sys.version_info*) exit "${FAKE_VERSION_UNFIT:-0}" ;;
+    *"-m venv"*)
+        [[ -z "${FAKE_NO_VENV:-}" ]] || exit 1
+        rm -rf "${@: -1}" && mkdir -p "${@: -1}/bin" && cp "$0" "${@: -1}/bin/python" ;;
+    *"pip install"*)
+        shift 2; echo "pip $*" >>"$FAKE_LOG"
+        [[ "$*" != *"${FAKE_PIP_FAILS_ON:-nothing at all}"* ]] || exit 1
+        [[ "$*" != *--report* ]] || echo '{"install": [{"metadata": {}}]}' ;;
+    *'m.version("torch")'*) exit 1 ;;
+    *requires_dist*) exit "${FAKE_TORCH_HAS_CUDA:-0}" ;;
+    *--version*) echo "Python 3.11.0" ;;
+    *) echo "python $*" ;;
+esac
+"""
+
+
+class Machine:
+    """A folder with the script in it, and a PATH on which python3 is the fake above."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root, self.tools = folder / "llava-nb", folder / "tools"
+        self.root.mkdir()
+        self.tools.mkdir()
+        for name in ("colab_setup.sh", "pyproject.toml"):
+            shutil.copy(ROOT / name, self.root)
+        for name in ("python3", *(f"python3.{minor}" for minor in range(10, 14))):
+            self.tool(name, FAKE_PYTHON)
+        self.tool("nvidia-smi", "#!/bin/sh\nexit 9\n")
+        self.log = folder / "pip.log"
+
+    def tool(self, name: str, text: str) -> None:
+        (self.tools / name).write_text(text)
+        (self.tools / name).chmod(0o755)
+
+    def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+        kept = {name: text for name, text in os.environ.items() if not name.startswith("COLAB_")}
+        path = f"{self.tools}{os.pathsep}{os.environ['PATH']}"
+        environment = {**kept, "PATH": path, "FAKE_LOG": str(self.log), **variables}
+        command = ["bash", str(self.root / "colab_setup.sh"), *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    def installs(self) -> list[str]:
+        """The pip commands so far that really install; reading the log empties it."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        self.log.unlink(missing_ok=True)
+        return [line for line in lines if "--dry-run" not in line]
+
+
+@pytest.fixture
+def machine(tmp_path):
+    return Machine(tmp_path)
+
+
+# --- verbs --------------------------------------------------------------------------------------
+
+
+def test_help_names_every_verb(machine):
+    shown = machine.run("help").stdout
+    script = (ROOT / "colab_setup.sh").read_text()
+    verbs = re.findall(r"^        (\w+)(?: \|.*)?\)", script, re.MULTILINE)
+    assert {"setup", "caption", "test", "lab"} < set(verbs)
+    assert not [verb for verb in verbs if f"colab_setup.sh {verb}" not in shown]
+
+
+def test_unknown_verb_is_answered_with_the_verbs(machine):
+    run = machine.run("captoin")
+    assert run.returncode == 1
+    assert "no verb 'captoin'" in run.stderr and "colab_setup.sh caption" in run.stderr
+
+
+def test_unknown_extra_is_answered_with_the_extras(machine):
+    assert "no extra 'gpu'; there are: test, lab" in machine.run("setup", "gpu").stderr
+
+
+def test_caption_hands_on_picture_and_prompt(machine):
+    run = machine.run("caption", "my cat.png", "What is it?")
+    assert "python -m llava_nb caption my cat.png What is it?" in run.stdout
+
+
+def test_ci_runs_the_test_verb():
+    assert "colab_setup.sh test" in (ROOT / ".ci" / "run").read_text()
+
+
+# --- a second run -------------------------------------------------------------------------------
+
+
+def test_second_run_installs_nothing(machine):
+    machine.run("caption")
+    assert machine.installs()
+    run = machine.run("caption")
+    assert "already set up" in run.stdout and not machine.installs()
+
+
+def test_extra_is_added_once_and_covers_the_base(machine):
+    machine.run("setup", "test")
+    assert f"{machine.root}[test]" in machine.installs()[-1]
+    machine.run("setup", "test")
+    machine.run("caption")
+    assert not machine.installs()
+
+
+def test_changed_requirements_are_installed(machine):
+    machine.run()
+    machine.installs()
+    (machine.root / "pyproject.toml").write_text("changed")
+    machine.run()
+    assert "--editable" in machine.installs()[-1]
+
+
+def test_failed_install_is_tried_again(machine):
+    assert machine.run(FAKE_PIP_FAILS_ON="--editable").returncode == 1
+    machine.installs()
+    assert machine.run().returncode == 0
+    assert "--editable" in machine.installs()[-1]
+
+
+def test_broken_environment_is_made_again(machine):
+    machine.run()
+    (machine.root / ".venv" / "bin" / "python").unlink()
+    assert "making" in machine.run("caption").stdout
+
+
+# --- torch --------------------------------------------------------------------------------------
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems have one build of torch")
+
+
+def torch_installs(machine):
+    return [line for line in machine.installs() if "torch==" in line]
+
+
+@linux
+def test_cpu_build_that_pip_finds_is_taken(machine):
+    machine.run()
+    (install,) = torch_installs(machine)
+    assert "--index-url" not in install
+
+
+@linux
+def test_cpu_build_comes_from_its_index_otherwise(machine):
+    machine.run(FAKE_TORCH_HAS_CUDA="1")
+    (install,) = torch_installs(machine)
+    assert "--index-url" in install and "/cpu " in install
+
+
+@linux
+def test_without_that_index_the_large_build_is_announced(machine):
+    run = machine.run(FAKE_TORCH_HAS_CUDA="1", FAKE_PIP_FAILS_ON="--index-url")
+    assert run.returncode == 0 and "several GB" in run.stdout
+    assert "--index-url" not in torch_installs(machine)[-1]
+
+
+@linux
+def test_gpu_that_appears_later_gets_its_own_build(machine):
+    machine.run()
+    machine.installs()
+    machine.tool("nvidia-smi", "#!/bin/sh\n")
+    assert "starting afresh" in machine.run().stdout
+    assert len(torch_installs(machine)) == 1
+    machine.run()
+    assert not machine.installs()
+
+
+# --- what it says when it cannot ----------------------------------------------------------------
+
+
+def test_no_fitting_python(machine):
+    run = machine.run(FAKE_VERSION_UNFIT="1")
+    assert run.returncode == 1
+    assert "no Python 3.10 to 3.13 was found" in run.stderr and "apt-get install" in run.stderr
+
+
+def test_another_python_on_the_path_is_found(machine):
+    machine.tool("python3", "#!/bin/sh\necho Python 3.9; exit 1\n")
+    assert machine.run().returncode == 0
+
+
+def test_no_venv_module(machine):
+    run = machine.run(FAKE_NO_VENV="1")
+    assert run.returncode == 1 and "apt-get install python3-venv" in run.stderr
+
+
+def test_no_pip_in_colab(machine):
+    machine.tool("python3", "#!/bin/sh\nexit 1\n")
+    run = machine.run(COLAB_RELEASE_TAG="any")
+    assert run.returncode == 1 and "has no pip" in run.stderr
+
+
+def test_no_network_with_the_real_pip(machine, tmp_path):
+    for name in ("python3", "python3.10", "python3.11", "python3.12", "python3.13"):
+        (machine.tools / name).unlink()
+    (machine.tools / "python3").symlink_to(Path(sys.base_prefix) / "bin" / "python3")
+    nowhere = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_CONFIG_FILE": os.devnull}
+    run = machine.run(**nowhere)
+    assert run.returncode == 1
+    assert "pip could not install torch" in run.stderr and "there is no network" in run.stderr
+
+
+# --- Colab --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def record():
+    """What tests/colab_stand_in.sh wrote down; without it the whole suite has already failed."""
+    folder = STAND_IN / "set-up"
+    if not (folder / "after.txt").exists():
+        pytest.skip("made by: bash colab_setup.sh test")
+    return folder
+
+
+def packages(listing):
+    return dict(line.split("==", 1) for line in listing.read_text().splitlines() if "==" in line)
+
+
+def test_colab_install_would_change_no_package(record):
+    """pip's own report, over the versions that Colab ships: nothing else is to be installed."""
+    report = json.loads((record / "dry-run.json").read_text())
+    names = {item["metadata"]["name"].replace("-", "_") for item in report["install"]}
+    assert names == ADDED
+
+
+def test_colab_set_up_changed_no_package(record):
+    before, after = packages(record / "before.txt"), packages(record / "after.txt")
+    assert len(before) > 40
+    assert {name: after.get(name) for name in before} == before
+    assert {name.replace("-", "_") for name in after.keys() - before.keys()} == ADDED
+
+
+def test_too_old_runtime_is_named(machine):
+    """The real check for what is missing, on a pyproject.toml that asks for too much."""
+    project = '[project]\ndependencies = ["pytest>=9999"]\n'
+    (machine.root / "pyproject.toml").write_text(project)
+    machine.tool("python3", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    run = machine.run(COLAB_RELEASE_TAG="any")
+    version = importlib.metadata.version("pytest")
+    assert run.returncode == 1
+    assert f"pytest {version} (needed: >=9999)" in run.stderr
+    assert "Runtime > Change runtime type" in run.stderr
+
+
+# --- the project's files against each other -----------------------------------------------------
+
+
+def requirement_lines(section):
+    """name -> range, from the named list in pyproject.toml."""
+    text = (ROOT / "pyproject.toml").read_text()
+    block = re.search(rf"^{section} = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)[1]
+    return dict(re.findall(r'^ +"([\w-]+)([^"]*)",.*# ', block, re.MULTILINE))
+
+
+def conda_lines():
+    text = (ROOT / "environment.yml").read_text()
+    found = dict(re.findall(r"^  - ([\w-]+)([^\s#]*) +# \S", text, re.MULTILINE))
+    return {"torch" if name == "pytorch" else name: wanted for name, wanted in found.items()}
+
+
+def test_conda_environment_has_every_requirement_in_the_same_range():
+    wanted = {**requirement_lines("dependencies"), **requirement_lines("lab")}
+    assert len(wanted) > 8
+    assert {name: conda_lines().get(name) for name in wanted} == wanted
+
+
+def test_every_conda_dependency_says_what_needs_it():
+    text = (ROOT / "environment.yml").read_text().split("dependencies:\n")[1]
+    bare = [line for line in text.splitlines() if "#" not in line and line.strip() != "- pip:"]
+    assert not bare
+
+
+def test_repository_stands_in_pyproject_once():
+    text = (ROOT / "pyproject.toml").read_text()
+    assert text.count("github.com") == 1
