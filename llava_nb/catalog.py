@@ -104,7 +104,7 @@ _MODELS = (
     ModelInfo(
         name="tiny",
         hub_id=None,
-        shape=Shape(192, 4, 512, 1024, 128, 5, 512, 65),
+        shape=Shape(128, 5, 384, 1024, 128, 5, 512, 65),
         context_tokens=2048,
         note="embedded in the package; knows drawn scenes of coloured shapes, nothing else",
         folder=Path(__file__).parent / "tiny" / "weights",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 # File name -> the seed of its scene and the number of things in it.
-SEEDS = {"one_shape.png": (11, 1), "two_shapes.png": (22, 2), "three_shapes.png": (33, 3)}
+SEEDS = {"one_shape.png": (151, 1), "two_shapes.png": (1300, 2), "three_shapes.png": (3558, 3)}
 
 
 def example_picture(name: str = "three_shapes.png") -> Path:

@@ -32,7 +32,7 @@ from .scenes import Scene, sample_scene
 from .tower import to_pixels
 
 IGNORE = -100
-# How often each kind is asked; a caption is asked of nearly every picture besides.
+# How often each kind is asked; a caption is asked of every third picture besides.
 WEIGHTS = {
     "describe": 4,
     "colour": 10,
@@ -49,16 +49,17 @@ WEIGHTS = {
 }
 # A hidden answer word makes the model look at the picture rather than guess from the
 # words before: without it, colour-shape pairs never seen together are never said.
-HIDDEN_WORDS = 0.1
+HIDDEN_WORDS = 0.15
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Packed rows: ids, labels, positions (b, n), and who may see whom (b, 1, n, n)."""
+    """Packed rows: ids, labels, positions, weights (b, n); who may see whom (b, 1, n, n)."""
 
     ids: torch.Tensor
     labels: torch.Tensor
     positions: torch.Tensor
+    weights: torch.Tensor
     mask: torch.Tensor
     pixels: torch.Tensor | None
 
@@ -76,9 +77,9 @@ def put_questions(random: Random, scene: Scene, count: int) -> list[Question]:
 
 def conversations(random: Random, scene: Scene) -> list[list[Question]]:
     """Return short conversations about a scene: mostly one turn, some two or three."""
-    found = [[question] for question in put_questions(random, scene, 4)]
+    found = [[question] for question in put_questions(random, scene, 6)]
     found.append(put_questions(random, scene, random.choice((2, 2, 3))))
-    if random.random() < 0.8:
+    if random.random() < 0.35:
         found[0] = [ask(random, scene, "describe")]
     return found
 
@@ -98,17 +99,23 @@ class Encoder:
         """Return the ids of `text` alone."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def conversation(self, turns: list[Question]) -> tuple[list[int], list[int]]:
-        """Return the ids after the picture, and labels that are the answers alone."""
+    def conversation(self, turns: list[Question]) -> tuple[list[int], list[int], list[float]]:
+        """Return the ids after the picture, labels that are the answers alone, weights.
+
+        A token weighs less in a longer answer (by the root of its length): otherwise
+        captions, easily learnt, drown the one word that a short answer turns on.
+        """
         ids: list[int] = []
         labels: list[int] = []
+        weights: list[float] = []
         for index, turn in enumerate(turns):
             opening = "\n" if index == 0 else "USER: "
             prompt = self._remember(f"{opening}{turn.text} ASSISTANT:")
             answer = [*self._remember(f" {turn.answer}"), self.end]
             ids += prompt + answer
             labels += [IGNORE] * len(prompt) + answer
-        return ids, labels
+            weights += [0.0] * len(prompt) + [len(answer) ** -0.5] * len(answer)
+        return ids, labels, weights
 
     def _remember(self, text: str) -> list[int]:
         if text not in self._known:
@@ -122,12 +129,12 @@ def pack(random: Random, encoder: Encoder, scenes: list[Scene], *, seeing: bool)
     """Pack one row a scene; without `seeing`, the caption stands for the picture."""
     rows = [_row(random, encoder, scene, seeing) for scene in scenes]
     longest = max(len(row[0]) for row in rows)
-    fills = (encoder.end, IGNORE, 0, -1)
+    fills = (encoder.end, IGNORE, 0, 0.0, -1)
     columns = [
         torch.tensor([row[i] + [fill] * (longest - len(row[i])) for row in rows])
         for i, fill in enumerate(fills)
     ]
-    ids, labels, positions, group = columns
+    ids, labels, positions, weights, group = columns
     order = torch.arange(longest)
     earlier = order[None, :] <= order[:, None]
     shared = (group == 0)[:, None, :] | (group[:, None, :] == group[:, :, None])
@@ -135,18 +142,20 @@ def pack(random: Random, encoder: Encoder, scenes: list[Scene], *, seeing: bool)
     pixels = None
     if seeing:
         pixels = torch.from_numpy(numpy.stack([to_pixels(scene) for scene in scenes]))
-    return Batch(ids, labels, positions, mask, pixels)
+    return Batch(ids, labels, positions, weights, mask, pixels)
 
 
 def _row(random: Random, encoder: Encoder, scene: Scene, seeing: bool) -> tuple[list[int], ...]:
-    """Return ids, labels, positions and group (0: seen by all) of one packed row."""
+    """Return ids, labels, positions, weights and group (0: seen by all) of a packed row."""
     picture = [encoder.image] * (GRID * GRID)
     ids = encoder.before + (picture if seeing else encoder.encode(describe_scene(scene)))
     start = len(ids)
     labels, positions, group = [IGNORE] * start, list(range(start)), [0] * start
+    weights = [0.0] * start
     for number, turns in enumerate(conversations(random, scene), start=1):
-        more, targets = encoder.conversation(turns)
+        more, targets, shares = encoder.conversation(turns)
         labels += targets
+        weights += shares
         positions += range(start, start + len(more))
         group += [number] * len(more)
         ids += [
@@ -155,11 +164,11 @@ def _row(random: Random, encoder: Encoder, scene: Scene, seeing: bool) -> tuple[
             else token
             for token, target in zip(more, targets, strict=True)
         ]
-    return ids, labels, positions, group
+    return ids, labels, positions, weights, group
 
 
 def answer_loss(model: LlavaForConditionalGeneration, batch: Batch) -> torch.Tensor:
-    """Return the mean cross entropy of the answers' tokens."""
+    """Return the weighted mean of the cross entropy of the answers' tokens."""
     embedded = model.get_input_embeddings()(batch.ids)  # (b, n, width)
     if batch.pixels is not None:
         with torch.no_grad():
@@ -178,7 +187,9 @@ def answer_loss(model: LlavaForConditionalGeneration, batch: Batch) -> torch.Ten
     targets = batch.labels[:, 1:]
     answered = targets != IGNORE
     logits = model.lm_head(output.last_hidden_state[:, :-1][answered])
-    return functional.cross_entropy(logits, targets[answered])
+    losses = functional.cross_entropy(logits, targets[answered], reduction="none")
+    weights = batch.weights[:, 1:][answered]
+    return (losses * weights).sum() / weights.sum()
 
 
 STAGES = ("speak", "align", "tune")

@@ -3,7 +3,8 @@
 Plain lists, no logic. Each kind of question has phrasings that are trained and
 others that are held out: never seen in training, only asked when the model is
 measured. `{x}` is what is asked about ("circle", "red thing", "large circle"),
-`{a_x}` the same with an article ("a red circle", "anything red"), `{side}` a
+`{a_x}` the same with an article ("a red circle", "anything red"), `{xs}` in the
+plural, `{side}` a
 direction ("to the left of", "above"), `{colour_word}` "colour" or "color",
 `{things}` one of several words for a thing.
 """
@@ -105,14 +106,14 @@ TRAINED = {
         "Can you count the {things}s?",
     ),
     "tally": (
-        "How many {x}s are there?",
-        "How many {x}s are in this picture?",
-        "How many {x}s do you see?",
-        "How many {x}s can you see?",
-        "Count the {x}s.",
-        "Count the {x}s in the image.",
-        "Tell me how many {x}s there are.",
-        "What is the number of {x}s?",
+        "How many {xs} are there?",
+        "How many {xs} are in this picture?",
+        "How many {xs} do you see?",
+        "How many {xs} can you see?",
+        "Count the {xs}.",
+        "Count the {xs} in the image.",
+        "Tell me how many {xs} there are.",
+        "What is the number of {xs}?",
     ),
     "exist": (
         "Is there {a_x}?",
@@ -198,8 +199,8 @@ HELD_OUT = {
         "Can you tell me the number of {things}s?",
     ),
     "tally": (
-        "Please count the {x}s.",
-        "How many {x}s does the picture show?",
+        "Please count the {xs}.",
+        "How many {xs} does the picture show?",
     ),
     "exist": (
         "Please tell me if there is {a_x}.",

@@ -111,7 +111,7 @@ def _attribute(kind: str, words: Sequence[str]):
     """Make the kind that asks one attribute of a thing named by the others."""
 
     def put(random, scene, wording, held_out, pairs):
-        if random.random() < 0.08:
+        if random.random() < 0.15:
             return _absent(random, scene, kind, wording, words, pairs)
         picked = _pick(random, scene, words)
         if picked is None:
@@ -147,7 +147,8 @@ def _tally(random, scene, wording, held_out, pairs):
     here = values and random.random() < 0.6
     value = random.choice(values if here else SHAPES if kind == "shape" else list(COLOURS))
     x = value if kind == "shape" else f"{value} {random.choice(phrasings.THING_WORDS)}"
-    return Question("tally", wording.format(x=x), NUMBERS[values.count(value)] + ".")
+    xs = x + ("es" if x.endswith("ss") else "s")
+    return Question("tally", wording.format(xs=xs), NUMBERS[values.count(value)] + ".")
 
 
 def _exist(random, scene, wording, held_out, pairs):

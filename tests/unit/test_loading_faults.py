@@ -98,7 +98,8 @@ def test_a_weight_that_is_missing(tiny_folder):
 
 
 def test_a_weight_too_many(tiny_folder):
-    change_weights(tiny_folder, lambda w: w.update(stray=w["lm_head.weight"].clone()))
+    head = "language_model.lm_head.weight"
+    change_weights(tiny_folder, lambda weights: weights.update(stray=weights[head].clone()))
     with pytest.raises(ModelError, match=r"1 unexpected \(stray\)"):
         load(tiny_folder)
 

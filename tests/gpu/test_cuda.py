@@ -1,0 +1,108 @@
+"""The behaviour of the unit tests, in CUDA: `pytest -m gpu` on a machine with an NVIDIA GPU.
+
+Not covered: memory and speed at true sizes, which are for the benchmarks.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+import torch
+
+from llava_nb import check_gpu, load
+from llava_nb.pictures import SEEDS, example_picture, scene_of
+from llava_nb.runtime import compute_dtype_name
+from llava_nb.tiny.questions import describe_scene
+from llava_nb.tiny.scenes import draw, sample_scene
+
+pytestmark = pytest.mark.gpu
+QUESTION = "Describe this picture."
+
+
+@pytest.fixture(params=["4bit", "8bit", None])
+def llava(request):
+    return load("tiny", quantization=request.param)
+
+
+@pytest.fixture
+def picture():
+    return draw(sample_scene(Random("test scene"), count=2))
+
+
+def test_the_model_is_on_the_gpu_in_its_own_number_format(llava):
+    expected, _ = compute_dtype_name(torch.cuda.get_device_capability())
+    assert llava.device.type == "cuda" and llava.dtype == expected
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_bundled_pictures_are_described_rightly(llava, name):
+    _, caption = llava.caption_image(example_picture(name), QUESTION)
+    assert caption == describe_scene(scene_of(name))
+
+
+def test_only_the_language_model_is_quantised(llava):
+    kinds = {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}
+    kind = kinds.get(llava.quantization, "none")
+    parts = {
+        name.split(".")[1]
+        for name, module in llava.model.named_modules()
+        if type(module).__name__ == kind
+    }
+    assert parts == ({"language_model"} if llava.quantization else set())
+
+
+def test_4_bit_settings_survive_the_way_to_the_gpu():
+    layer = load("tiny").model.model.language_model.layers[0].mlp.up_proj
+    state = layer.weight.quant_state
+    assert (state.quant_type, state.nested) == ("nf4", True) and layer.weight.is_cuda
+
+
+def test_a_stream_joined_is_the_answer(llava, picture):
+    assert "".join(llava.stream(picture, QUESTION)) == llava.ask(picture, QUESTION).text
+
+
+def test_the_same_question_gets_the_same_answer(llava, picture):
+    assert llava.ask(picture, QUESTION).text == llava.ask(picture, QUESTION).text
+
+
+def test_the_peak_is_at_least_the_model(llava, picture):
+    weights = sum(parameter.nbytes for parameter in llava.model.parameters())
+    assert llava.ask(picture, QUESTION).peak_vram_bytes >= weights
+
+
+def test_stop_ends_within_two_tokens(llava, picture):
+    class Stop:
+        looks = 0
+
+        def is_set(self):
+            self.looks += 1
+            return self.looks > 3
+
+    answer = llava.ask(picture, QUESTION, stop=Stop())
+    assert answer.finish == "stopped" and answer.tokens <= 5, answer
+
+
+def test_closing_gives_the_memory_back():
+    load("tiny", quantization=None).close()
+    before = torch.cuda.memory_allocated()
+    llava = load("tiny", quantization=None)
+    llava.ask(example_picture(), QUESTION)
+    llava.close()
+    del llava
+    assert torch.cuda.memory_allocated() <= before + 2**20
+
+
+def test_check_gpu_agrees_with_torch():
+    report = check_gpu(ask_torch=True)
+    assert report.torch_sees_gpu and report.capability == torch.cuda.get_device_capability()
+
+
+def test_checking_leaves_cuda_alone():
+    import subprocess
+    import sys
+
+    code = (
+        "from llava_nb import check_gpu; check_gpu(); import sys; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
