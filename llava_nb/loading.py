@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
 from transformers.utils import logging as transformers_logging
@@ -98,7 +99,10 @@ def _load(checkpoint: Checkpoint, quantization: str | None, access: dict[str, An
         **access,
     )
     check_modules(network, quantization)
-    processor = build_processor(checkpoint.source, config, access)
+    try:
+        processor = build_processor(_small_files(checkpoint, access), config)
+    except (OSError, ValueError) as error:
+        raise ModelError(unreachable(checkpoint, error)) from error
     _forget_sampling(network)
     return Llava(
         network.eval().requires_grad_(False),
@@ -166,6 +170,18 @@ def check_loaded(checkpoint: Checkpoint, report: dict[str, Any]) -> None:
             "answer at random. Fetch the files again, or check that config and weights belong "
             "together."
         )
+
+
+def _small_files(checkpoint: Checkpoint, access: dict[str, Any]) -> str:
+    """Return a folder with everything but the weights, fetched with no token but ours.
+
+    Given a hub id, transformers' tokenizers look for a token of their own accord, and in
+    Colab that asks the person for a secret.
+    """
+    if checkpoint.is_folder:
+        return checkpoint.source
+    patterns = ["*.json", "*.jinja", "*.model", "*.txt"]
+    return snapshot_download(checkpoint.source, allow_patterns=patterns, **access)
 
 
 def _forget_sampling(network: LlavaForConditionalGeneration) -> None:

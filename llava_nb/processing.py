@@ -7,8 +7,6 @@ Not covered: the text of prompts (`prompts.py`), the model (`loading.py`).
 
 from __future__ import annotations
 
-from typing import Any
-
 from transformers import AutoTokenizer, LlavaConfig, LlavaProcessor
 
 from .prompts import DEFAULT_STYLE
@@ -21,23 +19,22 @@ except ImportError:  # transformers before 5.3 has it under the plain name
     )
 
 
-def build_processor(source: str, config: LlavaConfig, access: dict[str, Any]) -> LlavaProcessor:
+def build_processor(folder: str, config: LlavaConfig) -> LlavaProcessor:
     """Return the processor with every field that matters taken from the config.
 
     Several published copies lack `patch_size` or `num_additional_image_tokens`, and then
     count 575 image tokens for 576 features. Batches are padded on the left: on the
     right, the shorter rows' answers change.
     """
-    tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **access)
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     side = config.vision_config.image_size
     pixels = LlavaImageProcessorPil.from_pretrained(
-        source,
+        folder,
         do_pad=True,
         size={"shortest_edge": side},
         crop_size={"height": side, "width": side},
-        **access,
     )
     return LlavaProcessor(
         image_processor=pixels,

@@ -22,8 +22,8 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
-from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
+from ..processing import LlavaImageProcessorPil
 from ..prompts import STYLES
 
 SIDE, PATCH = 112, 14

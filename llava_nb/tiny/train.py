@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 from transformers import CLIPVisionModel, LlavaForConditionalGeneration, LlavaProcessor
 
@@ -96,6 +97,21 @@ def save(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder
     model.half().save_pretrained(folder)
     model.float()
     processor.save_pretrained(folder)
+    _name_as_on_the_hub(folder / "model.safetensors")
+
+
+def _name_as_on_the_hub(path: Path) -> None:
+    """Rename the tower's weights to what the published LLaVA-1.5 files say.
+
+    Newer transformers leave out the level "vision_model" when they save, and 5.0 cannot
+    read that; the published names are read by every version.
+    """
+    old, new = "vision_tower.", "vision_tower.vision_model."
+    weights = {
+        name if name.startswith(new) else name.replace(old, new, 1): weight
+        for name, weight in load_file(path).items()
+    }
+    save_file(weights, path, metadata={"format": "pt"})
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -141,6 +141,13 @@ def test_another_quantisation_method(tiny_folder):
         load(tiny_folder)
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "processor_config.json"])
+def test_a_processor_file_that_is_missing(tiny_folder, name):
+    (tiny_folder / name).unlink()
+    with pytest.raises(ModelError, match="The files in .*copy cannot be read"):
+        load(tiny_folder)
+
+
 def test_a_hub_id_without_a_network():
     with pytest.raises(ModelError, match=r'could not be fetched.*load\("tiny"\)'):
         load("somebody/some-llava")
