@@ -34,7 +34,7 @@ from .quantise import (
     settings,
     stored_quantization,
 )
-from .runtime import compute_dtype_name
+from .runtime import check_gpu, compute_dtype_name
 from .sizes import format_gib
 
 _loaded: dict[tuple, Llava] = {}  # at most one
@@ -141,10 +141,11 @@ def _read_weights(checkpoint: Checkpoint, **arguments: Any) -> LlavaForCondition
 
 
 def device_and_dtype() -> tuple[str, torch.dtype]:
-    """Return where the model goes and what it computes in: one GPU, or the CPU."""
+    """Return where the model goes and what it computes in: the freest GPU, or the CPU."""
     if not torch.cuda.is_available():
         return "cpu", getattr(torch, compute_dtype_name(None)[0])
-    index = torch.cuda.current_device()
+    gpu = check_gpu().gpu
+    index = gpu.index if gpu is not None else torch.cuda.current_device()
     name, _ = compute_dtype_name(torch.cuda.get_device_capability(index))
     # One device by name, never "auto": a model that does not fit must say so, not spill.
     return f"cuda:{index}", getattr(torch, name)

@@ -27,9 +27,9 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from .build import GRID, SYSTEM
 from .optimise import Schedule, optimisers
-from .questions import KINDS, Question, ask, describe_scene
+from .questions import KINDS, Question, ask, describe_scene, is_recoloured, with_opener
 from .scenes import Scene, sample_scene
-from .tower import to_pixels
+from .tower import recolour, to_pixels
 
 IGNORE = -100
 # How often each kind is asked; a caption is asked of every third picture besides.
@@ -47,6 +47,11 @@ WEIGHTS = {
     "relation": 9,
     "unknown": 7,
 }
+# What can be asked where colours have no names; see RECOLOURED.
+COLOURLESS = ("shape", "size", "count", "tally", "exist", "background", "relation", "unknown")
+# This share of the pictures has things in any colour: the language model too must read
+# shapes without leaning on the colours that it has seen them in.
+RECOLOURED = 0.3
 # A hidden answer word makes the model look at the picture rather than guess from the
 # words before: without it, colour-shape pairs never seen together are never said.
 HIDDEN_WORDS = 0.15
@@ -66,21 +71,28 @@ class Batch:
 
 def put_questions(random: Random, scene: Scene, count: int) -> list[Question]:
     """Ask `count` questions of a scene, of kinds chosen by their weights."""
+    weights = WEIGHTS
+    if is_recoloured(scene):
+        weights = {kind: WEIGHTS[kind] for kind in COLOURLESS}
     questions: list[Question] = []
     while len(questions) < count:
-        kind = random.choices(list(WEIGHTS), weights=list(WEIGHTS.values()))[0]
+        kind = random.choices(list(weights), weights=list(weights.values()))[0]
         question = ask(random, scene, kind)
         if question is not None:
-            questions.append(question)
+            questions.append(_perhaps_opened(random, question))
     return questions
+
+
+def _perhaps_opened(random: Random, question: Question) -> Question:
+    return with_opener(random, question) if random.random() < 0.15 else question
 
 
 def conversations(random: Random, scene: Scene) -> list[list[Question]]:
     """Return short conversations about a scene: mostly one turn, some two or three."""
     found = [[question] for question in put_questions(random, scene, 6)]
     found.append(put_questions(random, scene, random.choice((2, 2, 3))))
-    if random.random() < 0.35:
-        found[0] = [ask(random, scene, "describe")]
+    if random.random() < 0.35 and not is_recoloured(scene):
+        found[0] = [_perhaps_opened(random, ask(random, scene, "describe"))]
     return found
 
 
@@ -223,6 +235,8 @@ def train_language(
     schedule = Schedule(optimisers(trainable(model, stage), learning_rate), steps)
     for step in range(steps):
         scenes = [sample_scene(random) for _ in range(batch_size)]
+        if stage != "speak":
+            scenes = [recolour(random, s) if random.random() < RECOLOURED else s for s in scenes]
         batch = pack(random, encoder, scenes, seeing=stage != "speak")
         loss = answer_loss(model, batch)
         schedule.step(loss)

@@ -24,6 +24,18 @@ ENDS = {
     "bottom": ("at the bottom", "lowest"),
 }
 
+# What may stand before any trained question.
+OPENERS = (
+    "Look at the picture. ",
+    "Look closely. ",
+    "Looking at this image, ",
+    "Here is a picture. ",
+    "Here, ",
+    "A question about this image: ",
+    "Now tell me, ",
+    "Please answer: ",
+)
+
 TRAINED = {
     "describe": (
         "Describe this picture.",

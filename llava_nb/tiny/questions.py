@@ -11,7 +11,7 @@ Covered: `ask` for one question, `KINDS`. Not covered: turning text into tokens
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from . import phrasings
@@ -48,6 +48,20 @@ def ask(
     return KINDS[kind](random, scene, random.choice(wording), held_out, pairs)
 
 
+def with_opener(random: Random, question: Question) -> Question:
+    """Return the question with some words before it, as people put them."""
+    opener = random.choice(phrasings.OPENERS)
+    text = question.text
+    if opener.rstrip()[-1] in ",:" and not text.startswith("I "):
+        text = text[:1].lower() + text[1:]
+    return replace(question, text=opener + text)
+
+
+def is_recoloured(scene: Scene) -> bool:
+    """Whether the things have colours without a name, which nothing may ask about."""
+    return any(not thing.colour for thing in scene.things)
+
+
 def describe_scene(scene: Scene) -> str:
     """Return the caption: every thing in order, how they stand, the background."""
     names = ["a " + thing.phrase for thing in scene.things]
@@ -65,7 +79,7 @@ def describe_scene(scene: Scene) -> str:
 
 def references(scene: Scene, thing: Thing, words: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the subsets of `words` (attribute names) that single out `thing`."""
-    choices = [tuple(words[i] for i in range(len(words)) if mask >> i & 1) for mask in range(1, 8)]
+    choices = [tuple(word for i, word in enumerate(words) if mask >> i & 1) for mask in range(8)]
     unique = []
     for choice in sorted(set(choices)):
         if choice and sum(_alike(thing, other, choice) for other in scene.things) == 1:
@@ -88,6 +102,8 @@ def _pick(
     random: Random, scene: Scene, words: Sequence[str], among: Sequence[Thing] | None = None
 ) -> tuple[Thing, str] | None:
     """Choose a thing and an unambiguous name for it made of `words`."""
+    if is_recoloured(scene):
+        words = [word for word in words if word != "colour"]
     named = [
         (thing, choice)
         for thing in (scene.things if among is None else among)
@@ -111,7 +127,7 @@ def _attribute(kind: str, words: Sequence[str]):
     """Make the kind that asks one attribute of a thing named by the others."""
 
     def put(random, scene, wording, held_out, pairs):
-        if random.random() < 0.15:
+        if random.random() < 0.15 and not (kind == "shape" and is_recoloured(scene)):
             return _absent(random, scene, kind, wording, words, pairs)
         picked = _pick(random, scene, words)
         if picked is None:
@@ -130,6 +146,8 @@ def _absent(random, scene, kind, wording, words, pairs):
     colour, shape = random.choice(list(pairs))
     ghost = Thing(shape, colour, random.choice(SIZES), 0, 0, 0, 0, (0, 0, 0))
     chosen = ("shape",) if kind == "colour" else ("colour",) if kind == "shape" else words[:2]
+    if is_recoloured(scene):
+        chosen = ("shape",)
     if any(_alike(ghost, thing, chosen) for thing in scene.things):
         return None
     text = wording.format(x=name(random, ghost, chosen), colour_word=_colour_word(random))
@@ -142,7 +160,7 @@ def _count(random, scene, wording, held_out, pairs):
 
 
 def _tally(random, scene, wording, held_out, pairs):
-    kind = random.choice(("shape", "colour"))
+    kind = "shape" if is_recoloured(scene) else random.choice(("shape", "colour"))
     values = [getattr(thing, kind) for thing in scene.things]
     here = values and random.random() < 0.6
     value = random.choice(values if here else SHAPES if kind == "shape" else list(COLOURS))
@@ -153,6 +171,8 @@ def _tally(random, scene, wording, held_out, pairs):
 
 def _exist(random, scene, wording, held_out, pairs):
     words = random.choice((("shape",), ("colour",), ("colour", "shape"), ("colour", "shape")))
+    if is_recoloured(scene):
+        words = ("shape",)
     yes = bool(scene.things) and random.random() < 0.5
     if not yes and random.random() < 0.2:
         noun = random.choice(NEW_NOUNS if held_out else NOUNS)

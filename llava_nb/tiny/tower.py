@@ -7,8 +7,9 @@ These questions are put to the last layer but one, which LLaVA reads. The last l
 answers for the whole picture (background, how many things, row or column), as
 CLIP's last layer answers for the whole caption. The heads are thrown away after.
 
-A third of the pictures are recoloured at random and judged by shape alone: this is
-what keeps shape from being read off the colour.
+Many pictures are recoloured at random and judged by shape alone, a third of them in
+the first stage and three quarters in the second: this is what keeps shape from being
+read off the colour.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ from .scenes import (
 PATCH_QUESTIONS = {"colour": len(COLOURS), "shape": len(SHAPES), "size": len(SIZES), "rank": 3}
 PICTURE_QUESTIONS = {"background": len(BACKGROUNDS), "count": 4, "layout": len(LAYOUTS)}
 SEEN = 0.2  # a patch shows a thing when the thing covers this much of it
+# The share of recoloured pictures, and the learning rate. The second stage loosens shape
+# from colour further, once there is something to loosen.
+STAGES = {"tower": (0.35, 2e-3), "recolour": (0.75, 1e-3)}
 IGNORE = -100  # what cross_entropy leaves out
 
 
@@ -113,10 +117,15 @@ def nearest_colour(rgb: tuple[int, int, int]) -> str:
     return min(COLOURS, key=distance)
 
 
-def tower_batch(random: Random, size: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Return pixels (size, 3, SIDE, SIDE) and the labels of every question."""
+def tower_batch(
+    random: Random, size: int, recoloured: float
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return pixels (size, 3, SIDE, SIDE) and the labels of every question.
+
+    A share `recoloured` of the pictures has things in any colour.
+    """
     scenes = [sample_scene(random) for _ in range(size)]
-    scenes = [recolour(random, s) if random.random() < 0.35 else s for s in scenes]
+    scenes = [recolour(random, s) if random.random() < recoloured else s for s in scenes]
     per_patch = [patch_labels(scene) for scene in scenes]
     labels = {
         name: torch.from_numpy(numpy.stack([one[name] for one in per_patch]))
@@ -153,6 +162,8 @@ def tower_loss(answers: dict[str, torch.Tensor], labels: dict[str, torch.Tensor]
     seen = labels["seen"].float()
     loss = functional.binary_cross_entropy_with_logits(answers["seen"][..., 0], seen)
     for name in PATCH_QUESTIONS:
+        if (labels[name] == IGNORE).all():  # every thing of a small batch was recoloured
+            continue
         loss = loss + functional.cross_entropy(answers[name].flatten(0, 1), labels[name].flatten())
     for name in PICTURE_QUESTIONS:
         loss = loss + 0.5 * functional.cross_entropy(answers[name], labels[name])
@@ -163,18 +174,20 @@ def train_tower(
     tower: CLIPVisionModel,
     *,
     steps: int,
+    stage: str = "tower",
     batch_size: int = 32,
     seed: int = 0,
     progress: Callable[[int, float, dict[str, float]], None],
 ) -> None:
-    """Teach the tower to see, in place; `progress(step, loss, accuracies)` each step."""
-    random = Random(f"tower {seed}")
+    """Run one stage of STAGES in place; `progress(step, loss, accuracies)` each step."""
+    recoloured, learning_rate = STAGES[stage]
+    random = Random(f"{stage} {seed}")
     torch.manual_seed(seed)
     heads = TowerHeads(tower.config.hidden_size)
-    optimiser = optimisers([tower, heads], learning_rate=2e-3)
+    optimiser = optimisers([tower, heads], learning_rate)
     schedule = Schedule(optimiser, steps)
     for step in range(steps):
-        pixels, labels = tower_batch(random, batch_size)
+        pixels, labels = tower_batch(random, batch_size, recoloured)
         answers = heads(tower(pixel_values=pixels, output_hidden_states=True))
         loss = tower_loss(answers, labels)
         schedule.step(loss)

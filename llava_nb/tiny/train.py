@@ -1,9 +1,9 @@
 """Train the embedded model from nothing: `python -m llava_nb.tiny.train OUT`.
 
-Four stages, each with a progress bar: the vision tower learns to see
-(`tower.py`), then "speak", "align" and "tune" (`language.py`). The model is
-written as float16 safetensors with its tokenizer and processor, in the layout
-that transformers reads. The same seed on the same machine gives the same model.
+Five stages, each with a progress bar: the vision tower learns to see ("tower", then
+"recolour": `tower.py`), then "speak", "align" and "tune" (`language.py`). The model is
+written as float16 safetensors with its tokenizer and processor, in the layout that
+transformers reads. The same seed on the same machine gives the same model.
 
 The model that is shipped was trained by this command with its defaults; the card
 in `weights/README.md` says with which seed, and what came out.
@@ -23,8 +23,12 @@ from tqdm.auto import tqdm
 from transformers import CLIPVisionModel, LlavaForConditionalGeneration, LlavaProcessor
 
 from .build import build_model, build_processor, build_tokenizer
-from .language import STAGES, sample_texts, train_language
+from .language import STAGES as language_stages
+from .language import sample_texts, train_language
+from .tower import STAGES as tower_stages
 from .tower import train_tower
+
+STAGES = (*tower_stages, *language_stages)
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,10 @@ class Recipe:
     """Steps of each stage, and how many pictures a step sees."""
 
     tower: int = 3000
+    recolour: int = 1200
     speak: int = 300
     align: int = 200
-    tune: int = 3000
+    tune: int = 2000
     tower_batch: int = 32
     language_batch: int = 16
     seed: int = 0
@@ -49,8 +54,8 @@ def train(
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """Return a trained model and its processor.
 
-    `tower` is a folder with a trained vision tower to start from; `report` gets a
-    line at the end of each stage; `keep` is a folder that the tower is saved in.
+    `tower` is a folder with what the stage of that name made, to start from; `report`
+    gets a line at the end of each stage; `keep` is a folder to save the towers in.
     """
     torch.manual_seed(recipe.seed)
     processor = build_processor(build_tokenizer(sample_texts()))
@@ -58,21 +63,19 @@ def train(
     if tower is not None:
         trained = CLIPVisionModel.from_pretrained(tower)
         model.model.vision_tower.load_state_dict(trained.state_dict())
-    elif recipe.tower:
-        _stage("tower", recipe, model, processor, report)
-        if keep is not None:
-            model.model.vision_tower.save_pretrained(keep / "tower")
     for stage in STAGES:
-        if getattr(recipe, stage):
+        if getattr(recipe, stage) and not (stage == "tower" and tower is not None):
             _stage(stage, recipe, model, processor, report)
+        if stage in tower_stages and keep is not None:
+            model.model.vision_tower.save_pretrained(keep / stage)
     return model.eval().requires_grad_(False), processor
 
 
 def _stage(stage: str, recipe: Recipe, model, processor, report: Callable[[str], None]) -> None:
     """Run one stage under a progress bar that shows a running mean of the loss."""
     steps, started, mean = getattr(recipe, stage), time.perf_counter(), None
-    batch_size = recipe.tower_batch if stage == "tower" else recipe.language_batch
-    common = {"steps": steps, "batch_size": batch_size, "seed": recipe.seed}
+    batch_size = recipe.tower_batch if stage in tower_stages else recipe.language_batch
+    common = {"stage": stage, "steps": steps, "batch_size": batch_size, "seed": recipe.seed}
     with tqdm(total=steps, desc=stage, mininterval=5) as bar:
 
         def progress(step: int, loss: float, accuracies: dict | None = None) -> None:
@@ -84,10 +87,10 @@ def _stage(stage: str, recipe: Recipe, model, processor, report: Callable[[str],
             bar.set_postfix(shown, refresh=False)
             bar.update()
 
-        if stage == "tower":
+        if stage in tower_stages:
             train_tower(model.model.vision_tower, progress=progress, **common)
         else:
-            train_language(model, processor.tokenizer, stage, progress=progress, **common)
+            train_language(model, processor.tokenizer, progress=progress, **common)
     seconds = time.perf_counter() - started
     report(f"{stage}: {steps} steps in {seconds:.0f} s, loss {mean:.3f}")
 
@@ -121,7 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--from-tower", type=Path, help="a folder with a trained tower")
     parser.add_argument("--threads", type=int, help="CPU threads to use (default: all)")
     defaults = Recipe()
-    names = ("tower", *STAGES, "tower_batch", "language_batch", "seed")
+    names = (*STAGES, "tower_batch", "language_batch", "seed")
     for name in names:
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, type=int, default=getattr(defaults, name), metavar="N")
