@@ -70,6 +70,9 @@ def run_tests(python: str, folder: Path) -> Counter:
     environment.update(offline_environment(folder))
     # Colab's ipykernel brings a debugger that warns about Python 3.11 and later at every start.
     environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+    # The embedded model is too small to share between threads: they would wait for each other, and
+    # on a busy machine for minutes.
+    environment.setdefault("OMP_NUM_THREADS", "1")
     # The first import of matplotlib writes to stderr, which would be in a notebook's output.
     subprocess.run([python, "-c", "import matplotlib.pyplot"], env=environment, capture_output=True)
     total: Counter = Counter()
