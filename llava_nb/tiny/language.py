@@ -1,4 +1,4 @@
-"""From a tower that sees to a model that answers: the three stages of language.
+"""From a tower that sees to a model that answers: the four stages of language.
 
 1. "speak": the language model alone reads a scene's caption and answers questions
    about it, as LLaVA starts from a model that can already talk.
@@ -6,6 +6,8 @@
    learns.
 3. "tune": LLaVA's stage 2. Projector and language model learn together; the tower
    stays as it is.
+4. "polish": the same for a short while, with more of what "tune" asks too rarely:
+   captions, backgrounds, relations.
 
 A batch row is one picture and several short conversations about it, packed: the
 picture's tokens stand once, each conversation sees them and itself, and its
@@ -47,11 +49,9 @@ WEIGHTS = {
     "relation": 9,
     "unknown": 7,
 }
-# What can be asked where colours have no names; see RECOLOURED.
+POLISH_WEIGHTS = {**WEIGHTS, "describe": 30, "background": 20, "relation": 20, "shape": 20}
+# What can be asked where colours have no names.
 COLOURLESS = ("shape", "size", "count", "tally", "exist", "background", "relation", "unknown")
-# This share of the pictures has things in any colour: the language model too must read
-# shapes without leaning on the colours that it has seen them in.
-RECOLOURED = 0.3
 # A hidden answer word makes the model look at the picture rather than guess from the
 # words before: without it, colour-shape pairs never seen together are never said.
 HIDDEN_WORDS = 0.15
@@ -69,11 +69,12 @@ class Batch:
     pixels: torch.Tensor | None
 
 
-def put_questions(random: Random, scene: Scene, count: int) -> list[Question]:
+def put_questions(
+    random: Random, scene: Scene, count: int, weights: dict[str, int] = WEIGHTS
+) -> list[Question]:
     """Ask `count` questions of a scene, of kinds chosen by their weights."""
-    weights = WEIGHTS
     if is_recoloured(scene):
-        weights = {kind: WEIGHTS[kind] for kind in COLOURLESS}
+        weights = {kind: weights[kind] for kind in COLOURLESS}
     questions: list[Question] = []
     while len(questions) < count:
         kind = random.choices(list(weights), weights=list(weights.values()))[0]
@@ -87,10 +88,12 @@ def _perhaps_opened(random: Random, question: Question) -> Question:
     return with_opener(random, question) if random.random() < 0.15 else question
 
 
-def conversations(random: Random, scene: Scene) -> list[list[Question]]:
+def conversations(
+    random: Random, scene: Scene, weights: dict[str, int] = WEIGHTS
+) -> list[list[Question]]:
     """Return short conversations about a scene: mostly one turn, some two or three."""
-    found = [[question] for question in put_questions(random, scene, 6)]
-    found.append(put_questions(random, scene, random.choice((2, 2, 3))))
+    found = [[question] for question in put_questions(random, scene, 6, weights)]
+    found.append(put_questions(random, scene, random.choice((2, 2, 3)), weights))
     if random.random() < 0.35 and not is_recoloured(scene):
         found[0] = [_perhaps_opened(random, ask(random, scene, "describe"))]
     return found
@@ -137,9 +140,17 @@ class Encoder:
         return self._known[text]
 
 
-def pack(random: Random, encoder: Encoder, scenes: list[Scene], *, seeing: bool) -> Batch:
+def pack(
+    random: Random,
+    encoder: Encoder,
+    scenes: list[Scene],
+    *,
+    seeing: bool,
+    weights: dict[str, int] = WEIGHTS,
+) -> Batch:
     """Pack one row a scene; without `seeing`, the caption stands for the picture."""
-    rows = [_row(random, encoder, scene, seeing) for scene in scenes]
+    talks = [conversations(random, scene, weights) for scene in scenes]
+    rows = [_row(random, encoder, *pair, seeing) for pair in zip(scenes, talks, strict=True)]
     longest = max(len(row[0]) for row in rows)
     fills = (encoder.end, IGNORE, 0, 0.0, -1)
     columns = [
@@ -157,14 +168,16 @@ def pack(random: Random, encoder: Encoder, scenes: list[Scene], *, seeing: bool)
     return Batch(ids, labels, positions, weights, mask, pixels)
 
 
-def _row(random: Random, encoder: Encoder, scene: Scene, seeing: bool) -> tuple[list[int], ...]:
+def _row(
+    random: Random, encoder: Encoder, scene: Scene, talks: list[list[Question]], seeing: bool
+) -> tuple[list, ...]:
     """Return ids, labels, positions, weights and group (0: seen by all) of a packed row."""
     picture = [encoder.image] * (GRID * GRID)
     ids = encoder.before + (picture if seeing else encoder.encode(describe_scene(scene)))
     start = len(ids)
     labels, positions, group = [IGNORE] * start, list(range(start)), [0] * start
     weights = [0.0] * start
-    for number, turns in enumerate(conversations(random, scene), start=1):
+    for number, turns in enumerate(talks, start=1):
         more, targets, shares = encoder.conversation(turns)
         labels += targets
         weights += shares
@@ -204,14 +217,23 @@ def answer_loss(model: LlavaForConditionalGeneration, batch: Batch) -> torch.Ten
     return (losses * weights).sum() / weights.sum()
 
 
-STAGES = ("speak", "align", "tune")
+# By stage: learning rate, share of recoloured pictures, how often each kind is asked.
+# Things in any colour make the language model too read shapes without leaning on the
+# colours that it has seen them in.
+STAGES = {
+    "speak": (2e-3, 0.0, WEIGHTS),
+    "align": (2e-3, 0.3, WEIGHTS),
+    "tune": (2e-3, 0.3, WEIGHTS),
+    "polish": (1.5e-3, 0.45, POLISH_WEIGHTS),
+}
 
 
 def trainable(model: LlavaForConditionalGeneration, stage: str) -> list[nn.Module]:
     """Freeze what `stage` leaves alone and return the modules that learn."""
     projector = model.model.multi_modal_projector
     language = [model.model.language_model, model.lm_head]
-    learning = {"speak": language, "align": [projector], "tune": [projector, *language]}[stage]
+    both = [projector, *language]
+    learning = {"speak": language, "align": [projector]}.get(stage, both)
     model.requires_grad_(False)
     for module in learning:
         module.requires_grad_(True)
@@ -225,19 +247,19 @@ def train_language(
     *,
     steps: int,
     batch_size: int = 32,
-    learning_rate: float = 2e-3,
     seed: int = 0,
     progress: Callable[[int, float], None],
 ) -> None:
     """Run one stage in place; `progress(step, loss)` after each step."""
+    learning_rate, share, weights = STAGES[stage]
     random = Random(f"{stage} {seed}")
     encoder = Encoder(tokenizer)
     schedule = Schedule(optimisers(trainable(model, stage), learning_rate), steps)
     for step in range(steps):
         scenes = [sample_scene(random) for _ in range(batch_size)]
-        if stage != "speak":
-            scenes = [recolour(random, s) if random.random() < RECOLOURED else s for s in scenes]
-        batch = pack(random, encoder, scenes, seeing=stage != "speak")
+        if share:
+            scenes = [recolour(random, s) if random.random() < share else s for s in scenes]
+        batch = pack(random, encoder, scenes, seeing=stage != "speak", weights=weights)
         loss = answer_loss(model, batch)
         schedule.step(loss)
         progress(step, loss.item())

@@ -1,7 +1,7 @@
 """Train the embedded model from nothing: `python -m llava_nb.tiny.train OUT`.
 
-Five stages, each with a progress bar: the vision tower learns to see ("tower", then
-"recolour": `tower.py`), then "speak", "align" and "tune" (`language.py`). The model is
+Six stages, each with a progress bar: the vision tower learns to see ("tower", then
+"recolour": `tower.py`), then "speak", "align", "tune" and "polish" (`language.py`). The model is
 written as float16 safetensors with its tokenizer and processor, in the layout that
 transformers reads. The same seed on the same machine gives the same model.
 
@@ -40,6 +40,7 @@ class Recipe:
     speak: int = 300
     align: int = 200
     tune: int = 2000
+    polish: int = 800
     tower_batch: int = 32
     language_batch: int = 16
     seed: int = 0

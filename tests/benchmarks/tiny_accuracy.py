@@ -1,10 +1,11 @@
 """How often the embedded model is right, in float32 and in NF4: exact match, by kind of question.
 
-    python tests/benchmarks/tiny_accuracy.py [FOLDER ...] [--count 200] [--write]
+    python tests/benchmarks/tiny_accuracy.py [FOLDER ...] [--count 200] [--write STEM]
 
 Without a folder it measures the model in the package. Three splits of scenes that training never
 drew (see `llava_nb/tiny/evaluate.py`), `--count` questions of each kind in each. Prints the table
-and the bars that the model has to clear; `--write` keeps both under `results/`.
+and the bars that the model has to clear; `--write STEM` keeps both as `results/STEM.md` and
+`results/STEM.json`.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--write", action="store_true", help="keep the table under results/")
+    parser.add_argument("--write", metavar="STEM", help="keep the table under results/")
     options = parser.parse_args()
     tables = {
         folder.name if folder != find("tiny").folder else "tiny": percentages(folder, options.count)
@@ -108,9 +109,9 @@ def main() -> int:
     print(text)
     if options.write:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "tiny_accuracy.md").write_text(text)
+        (RESULTS / f"{options.write}.md").write_text(text)
         kept = {"versions": versions, "count": options.count, "percent_right": tables}
-        (RESULTS / "tiny_accuracy.json").write_text(json.dumps(kept, indent=1) + "\n")
+        (RESULTS / f"{options.write}.json").write_text(json.dumps(kept, indent=1) + "\n")
     return int(not all(row[3] for table in tables.values() for row in verdicts(table)))
 
 
