@@ -61,16 +61,27 @@ def answers(model, processor, pictures: list[Image.Image], texts: list[str]) -> 
 
 
 def measure(
-    model, processor, split: str, *, kinds=KINDS, count: int = 200, side: int = 336, batch: int = 50
+    model,
+    processor,
+    split: str,
+    *,
+    kinds=KINDS,
+    count: int = 200,
+    seed: int = 1,
+    side: int = 336,
+    batch: int = 50,
 ) -> dict[str, dict]:
-    """Return for each kind {"right", "asked", "mistakes"}; pictures of `side` pixels."""
+    """Return for each kind {"right", "asked", "mistakes"}; pictures of `side` pixels.
+
+    Another `seed` draws another sample of scenes and questions.
+    """
     table = {}
     for kind in kinds:
         if split == "pairs" and kind in ("caption 0", "background", "absent", "unknown"):
             continue  # no held-out pair is in play
         if split == "paraphrase" and kind == "absent":
             continue  # part of "colour" there
-        items = list(questions(split, kind, count))
+        items = list(questions(split, kind, count, seed))
         right, mistakes = 0, []
         for start in range(0, len(items), batch):
             part = items[start : start + batch]

@@ -1,11 +1,11 @@
 """How often the embedded model is right, in float32 and in NF4: exact match, by kind of question.
 
-    python tests/benchmarks/tiny_accuracy.py [FOLDER ...] [--count 200] [--write STEM]
+    python tests/benchmarks/tiny_accuracy.py [FOLDER ...] [--count 200] [--seed 1] [--write STEM]
 
 Without a folder it measures the model in the package. Three splits of scenes that training never
-drew (see `llava_nb/tiny/evaluate.py`), `--count` questions of each kind in each. Prints the table
-and the bars that the model has to clear; `--write STEM` keeps both as `results/STEM.md` and
-`results/STEM.json`.
+drew (see `llava_nb/tiny/evaluate.py`), `--count` questions of each kind in each; another `--seed`
+draws another sample. Prints the table and the bars that the model has to clear; `--write STEM`
+keeps both as `results/STEM.md` and `results/STEM.json`.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ BARS = {
 }
 
 
-def percentages(folder: Path, count: int) -> dict[str, dict[str, dict[str, float]]]:
+def percentages(folder: Path, count: int, seed: int) -> dict[str, dict[str, dict[str, float]]]:
     """Measure one model: percent right by stored form, split and kind."""
     table: dict = {}
     for form, quantization in STORED.items():
         llava = load(folder, quantization=quantization)
         table[form] = {}
         for split in SPLITS:
-            rows = measure(llava.model, llava.processor, split, count=count)
+            rows = measure(llava.model, llava.processor, split, count=count, seed=seed)
             table[form][split] = {
                 kind: 100 * row["right"] / row["asked"] for kind, row in rows.items()
             }
@@ -96,21 +96,30 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1, help="which sample of scenes (default: 1)")
     parser.add_argument("--write", metavar="STEM", help="keep the table under results/")
     options = parser.parse_args()
     tables = {
-        folder.name if folder != find("tiny").folder else "tiny": percentages(folder, options.count)
+        folder.name if folder != find("tiny").folder else "tiny": percentages(
+            folder, options.count, options.seed
+        )
         for folder in options.folders or [find("tiny").folder]
     }
     versions = {name: version(name) for name in ("torch", "transformers", "bitsandbytes")}
     about = ", ".join(f"{name} {number}" for name, number in versions.items())
-    text = f"# Accuracy of the embedded model\n\n{about}, Python {platform.python_version()}.\n\n"
+    text = f"# Accuracy of the embedded model\n\nSample {options.seed}. {about}, "
+    text += f"Python {platform.python_version()}.\n\n"
     text += "\n".join(as_markdown(name, table, options.count) for name, table in tables.items())
     print(text)
     if options.write:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{options.write}.md").write_text(text)
-        kept = {"versions": versions, "count": options.count, "percent_right": tables}
+        kept = {
+            "versions": versions,
+            "count": options.count,
+            "sample": options.seed,
+            "percent_right": tables,
+        }
         (RESULTS / f"{options.write}.json").write_text(json.dumps(kept, indent=1) + "\n")
     return int(not all(row[3] for table in tables.values() for row in verdicts(table)))
 
