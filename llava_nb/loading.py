@@ -58,14 +58,14 @@ def load(
     Raises ModelError with the repair in its message.
     """
     check_choice(quantization)
-    if model == "auto":  # chosen by free memory, which the model chosen before now takes up
-        key = ("auto", quantization, str(cache_dir))
-    else:
-        key = (*locate(model).stamp, quantization, str(cache_dir))
+    # "auto" goes by free memory, so it is located when the model before has released its own.
+    checkpoint = None if model == "auto" else locate(model)
+    stamp = checkpoint.stamp if checkpoint else ("auto",)
+    key = (*stamp, quantization, str(cache_dir))
     if key in _loaded and not _loaded[key].closed:
         return _loaded[key]
     release()
-    checkpoint = locate(model)
+    checkpoint = checkpoint or locate(model)
     access = {"token": token or False, "cache_dir": str(cache_dir) if cache_dir else None}
     with quiet(checkpoint):
         _loaded[key] = _load(checkpoint, quantization, access)
