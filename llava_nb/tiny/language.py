@@ -9,187 +9,25 @@
 4. "polish": the same for a short while, with more of what "tune" asks too rarely:
    captions, backgrounds, relations.
 
-A batch row is one picture and several short conversations about it, packed: the
-picture's tokens stand once, each conversation sees them and itself, and its
-positions go on from the picture's. So the model sees exactly what it would see in
-a conversation of its own, at a quarter of the price. The loss is on answers alone.
+The pictures and questions come packed from `packing.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
 
-import numpy
 import torch
 from torch import nn
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from .build import GRID, SYSTEM
 from .optimise import Schedule, optimisers
-from .questions import KINDS, Question, ask, describe_scene, is_recoloured, with_opener
-from .scenes import Scene, sample_scene
-from .tower import recolour, to_pixels
+from .packing import WEIGHTS, Batch, Encoder, pack
+from .scenes import sample_scene
+from .tower import IGNORE, recolour
 
-IGNORE = -100
-# How often each kind is asked; a caption is asked of every third picture besides.
-WEIGHTS = {
-    "describe": 4,
-    "colour": 10,
-    "shape": 11,
-    "size": 9,
-    "count": 6,
-    "tally": 7,
-    "exist": 14,
-    "side": 15,
-    "end": 8,
-    "background": 3,
-    "relation": 9,
-    "unknown": 7,
-}
 POLISH_WEIGHTS = {**WEIGHTS, "describe": 30, "background": 20, "relation": 20, "shape": 20}
-# What can be asked where colours have no names.
-COLOURLESS = ("shape", "size", "count", "tally", "exist", "background", "relation", "unknown")
-# A hidden answer word makes the model look at the picture rather than guess from the
-# words before: without it, colour-shape pairs never seen together are never said.
-HIDDEN_WORDS = 0.15
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Packed rows: ids, labels, positions, weights (b, n); who may see whom (b, 1, n, n)."""
-
-    ids: torch.Tensor
-    labels: torch.Tensor
-    positions: torch.Tensor
-    weights: torch.Tensor
-    mask: torch.Tensor
-    pixels: torch.Tensor | None
-
-
-def put_questions(
-    random: Random, scene: Scene, count: int, weights: dict[str, int] = WEIGHTS
-) -> list[Question]:
-    """Ask `count` questions of a scene, of kinds chosen by their weights."""
-    if is_recoloured(scene):
-        weights = {kind: weights[kind] for kind in COLOURLESS}
-    questions: list[Question] = []
-    while len(questions) < count:
-        kind = random.choices(list(weights), weights=list(weights.values()))[0]
-        question = ask(random, scene, kind)
-        if question is not None:
-            questions.append(_perhaps_opened(random, question))
-    return questions
-
-
-def _perhaps_opened(random: Random, question: Question) -> Question:
-    return with_opener(random, question) if random.random() < 0.15 else question
-
-
-def conversations(
-    random: Random, scene: Scene, weights: dict[str, int] = WEIGHTS
-) -> list[list[Question]]:
-    """Return short conversations about a scene: mostly one turn, some two or three."""
-    found = [[question] for question in put_questions(random, scene, 6, weights)]
-    found.append(put_questions(random, scene, random.choice((2, 2, 3)), weights))
-    if random.random() < 0.35 and not is_recoloured(scene):
-        found[0] = [_perhaps_opened(random, ask(random, scene, "describe"))]
-    return found
-
-
-class Encoder:
-    """Turns conversations into ids, remembering the pieces that come again."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.tokenizer = tokenizer
-        self.image = tokenizer.convert_tokens_to_ids("<image>")
-        self.hidden = tokenizer.unk_token_id
-        self.end = tokenizer.eos_token_id
-        self.before = [tokenizer.bos_token_id, *self.encode(f"{SYSTEM} USER: ")]
-        self._known: dict[str, list[int]] = {}
-
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of `text` alone."""
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def conversation(self, turns: list[Question]) -> tuple[list[int], list[int], list[float]]:
-        """Return the ids after the picture, labels that are the answers alone, weights.
-
-        A token weighs less in a longer answer (by the root of its length): otherwise
-        captions, easily learnt, drown the one word that a short answer turns on.
-        """
-        ids: list[int] = []
-        labels: list[int] = []
-        weights: list[float] = []
-        for index, turn in enumerate(turns):
-            opening = "\n" if index == 0 else "USER: "
-            prompt = self._remember(f"{opening}{turn.text} ASSISTANT:")
-            answer = [*self._remember(f" {turn.answer}"), self.end]
-            ids += prompt + answer
-            labels += [IGNORE] * len(prompt) + answer
-            weights += [0.0] * len(prompt) + [len(answer) ** -0.5] * len(answer)
-        return ids, labels, weights
-
-    def _remember(self, text: str) -> list[int]:
-        if text not in self._known:
-            if len(self._known) > 50_000:
-                self._known.clear()
-            self._known[text] = self.encode(text)
-        return self._known[text]
-
-
-def pack(
-    random: Random,
-    encoder: Encoder,
-    scenes: list[Scene],
-    *,
-    seeing: bool,
-    weights: dict[str, int] = WEIGHTS,
-) -> Batch:
-    """Pack one row a scene; without `seeing`, the caption stands for the picture."""
-    talks = [conversations(random, scene, weights) for scene in scenes]
-    rows = [_row(random, encoder, *pair, seeing) for pair in zip(scenes, talks, strict=True)]
-    longest = max(len(row[0]) for row in rows)
-    fills = (encoder.end, IGNORE, 0, 0.0, -1)
-    columns = [
-        torch.tensor([row[i] + [fill] * (longest - len(row[i])) for row in rows])
-        for i, fill in enumerate(fills)
-    ]
-    ids, labels, positions, weights, group = columns
-    order = torch.arange(longest)
-    earlier = order[None, :] <= order[:, None]
-    shared = (group == 0)[:, None, :] | (group[:, None, :] == group[:, :, None])
-    mask = (shared & earlier)[:, None]  # (b, 1, n, n)
-    pixels = None
-    if seeing:
-        pixels = torch.from_numpy(numpy.stack([to_pixels(scene) for scene in scenes]))
-    return Batch(ids, labels, positions, weights, mask, pixels)
-
-
-def _row(
-    random: Random, encoder: Encoder, scene: Scene, talks: list[list[Question]], seeing: bool
-) -> tuple[list, ...]:
-    """Return ids, labels, positions, weights and group (0: seen by all) of a packed row."""
-    picture = [encoder.image] * (GRID * GRID)
-    ids = encoder.before + (picture if seeing else encoder.encode(describe_scene(scene)))
-    start = len(ids)
-    labels, positions, group = [IGNORE] * start, list(range(start)), [0] * start
-    weights = [0.0] * start
-    for number, turns in enumerate(talks, start=1):
-        more, targets, shares = encoder.conversation(turns)
-        labels += targets
-        weights += shares
-        positions += range(start, start + len(more))
-        group += [number] * len(more)
-        ids += [
-            encoder.hidden
-            if target not in (IGNORE, encoder.end) and random.random() < HIDDEN_WORDS
-            else token
-            for token, target in zip(more, targets, strict=True)
-        ]
-    return ids, labels, positions, weights, group
 
 
 def answer_loss(model: LlavaForConditionalGeneration, batch: Batch) -> torch.Tensor:
@@ -263,14 +101,3 @@ def train_language(
         loss = answer_loss(model, batch)
         schedule.step(loss)
         progress(step, loss.item())
-
-
-def sample_texts(seed: int = 0, scenes: int = 6000) -> list[str]:
-    """Return sentences of this world, for training the tokenizer."""
-    random = Random(f"texts {seed}")
-    texts = [f"{SYSTEM} USER: ", "\n", " ASSISTANT:"] * 50
-    for _ in range(scenes):
-        scene = sample_scene(random)
-        for question in put_questions(random, scene, len(KINDS)):
-            texts += [f"\n{question.text} ASSISTANT:", f" {question.answer}"]
-    return texts

@@ -5,7 +5,7 @@ nothing where the scene leaves no question with one answer. The wording comes fr
 `phrasings.py`. Answers are exact: they are compared character by character.
 
 Covered: `ask` for one question, `KINDS`. Not covered: turning text into tokens
-(`language.py`), scoring (`evaluate.py`).
+(`packing.py`), scoring (`evaluate.py`).
 """
 
 from __future__ import annotations

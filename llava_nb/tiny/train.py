@@ -24,7 +24,8 @@ from transformers import CLIPVisionModel, LlavaForConditionalGeneration, LlavaPr
 
 from .build import build_model, build_processor, build_tokenizer
 from .language import STAGES as language_stages
-from .language import sample_texts, train_language
+from .language import train_language
+from .packing import sample_texts
 from .tower import STAGES as tower_stages
 from .tower import train_tower
 

@@ -9,9 +9,9 @@ import torch
 
 from llava_nb import load
 from llava_nb.catalog import find
-from llava_nb.tiny import language
+from llava_nb.tiny import language, packing
 from llava_nb.tiny.evaluate import measure
-from llava_nb.tiny.language import Encoder, pack
+from llava_nb.tiny.packing import Encoder, pack
 from llava_nb.tiny.scenes import sample_scene
 from llava_nb.tiny.train import STAGES, Recipe, main, train
 
@@ -64,12 +64,12 @@ def test_it_says_so_when_it_cannot_tell(tiny, picture):
 
 
 def test_a_packed_row_sees_what_a_single_question_sees(monkeypatch):
-    monkeypatch.setattr(language, "HIDDEN_WORDS", 0)
+    monkeypatch.setattr(packing, "HIDDEN_WORDS", 0)
     llava = load("tiny", quantization=None)
     encoder, scene = Encoder(llava.processor.tokenizer), sample_scene(Random(1), count=2)
     packed = pack(Random(2), encoder, [scene], seeing=True)
-    last = language.conversations(Random(2), scene)[-1]
-    monkeypatch.setattr(language, "conversations", lambda random, scene, weights: [last])
+    last = packing.conversations(Random(2), scene)[-1]
+    monkeypatch.setattr(packing, "conversations", lambda random, scene, weights: [last])
     alone = pack(Random(2), encoder, [scene], seeing=True)
     prefix = len(encoder.before) + 64  # what stands before the first question
     packed.weights[:, : prefix - alone.ids.shape[1]] = 0  # only the last conversation counts
@@ -78,9 +78,7 @@ def test_a_packed_row_sees_what_a_single_question_sees(monkeypatch):
 
 
 def test_a_short_training_run_learns_and_can_be_loaded(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        "llava_nb.tiny.train.sample_texts", lambda: language.sample_texts(scenes=60)
-    )
+    monkeypatch.setattr("llava_nb.tiny.train.sample_texts", lambda: packing.sample_texts(scenes=60))
     steps = "--tower 3 --recolour 2 --speak 12 --align 2 --tune 2 --polish 2"
     main([str(tmp_path), *steps.split(), "--tower-batch", "4", "--language-batch", "4"])
     report = capsys.readouterr().out
@@ -89,9 +87,7 @@ def test_a_short_training_run_learns_and_can_be_loaded(tmp_path, monkeypatch, ca
 
 
 def test_alignment_changes_the_projector_alone(monkeypatch):
-    monkeypatch.setattr(
-        "llava_nb.tiny.train.sample_texts", lambda: language.sample_texts(scenes=60)
-    )
+    monkeypatch.setattr("llava_nb.tiny.train.sample_texts", lambda: packing.sample_texts(scenes=60))
     none = Recipe(0, 0, 0, 0, 0, 0, language_batch=2)
     before, _ = train(none)
     after, _ = train(Recipe(**{**vars(none), "align": 1}))

@@ -7,7 +7,7 @@ import pytest
 
 from llava_nb.tiny import phrasings, unanswerable
 from llava_nb.tiny.build import PATCH, SIDE
-from llava_nb.tiny.language import put_questions
+from llava_nb.tiny.packing import put_questions
 from llava_nb.tiny.questions import KINDS, NUMBERS, ask, describe_scene
 from llava_nb.tiny.scenes import (
     ALL_PAIRS,
