@@ -1,8 +1,8 @@
 """From a question to the exact text that a LLaVA model was trained on.
 
 A model that is prompted in another form than its own still answers, only worse,
-and nothing says so. So the conversation styles of the original LLaVA code are
-written down here once, character for character, and tested against its output.
+and nothing says so. So prompts are built here as the original LLaVA code builds them,
+in its own styles (`styles.py`), and tested against its output.
 
 Covered: the Vicuna and Llama 2 styles of LLaVA-1.x, one turn or many. Not covered:
 models with a chat template of their own (their processor renders it), and tokens.
@@ -12,40 +12,12 @@ This is pure text: nothing here imports torch or transformers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from .errors import PromptError
+from .styles import STYLES, Style
 
 IMAGE_TOKEN = "<image>"
 DEFAULT_STYLE = "vicuna_v1"
-
-
-@dataclass(frozen=True)
-class Style:
-    """One conversation style: its system sentence, its form, and what ends an answer."""
-
-    system: str
-    form: str  # "vicuna" or "llama_2"
-    stop: str = "</s>"
-
-
-_VICUNA = (
-    "A chat between a curious {who} and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the {who}'s questions."
-)
-
-# From llava/conversation.py of haotian-liu/LLaVA. LLaVA-1.5 was trained with vicuna_v1
-# ("user"); the command line tools of the original pick llava_v1 ("human") by name.
-STYLES = {
-    "vicuna_v1": Style(_VICUNA.format(who="user"), "vicuna"),
-    "llava_v1": Style(_VICUNA.format(who="human"), "vicuna"),
-    "llava_llama_2": Style(
-        "You are a helpful language and vision assistant. "
-        "You are able to understand the visual content that the user provides, "
-        "and assist the user with a variety of tasks using natural language.",
-        "llama_2",
-    ),
-}
 
 
 def build(turns: Sequence[tuple[str, str | None]], style: str = DEFAULT_STYLE) -> str:
@@ -64,8 +36,7 @@ def build(turns: Sequence[tuple[str, str | None]], style: str = DEFAULT_STYLE) -
         raise PromptError("A prompt needs at least one question: build([('What is this?', None)]).")
     if any(answer is None for _, answer in turns[:-1]):
         raise PromptError("Every turn but the last needs its answer; only the last may be None.")
-    form = STYLES[style].form
-    return _vicuna(turns, STYLES[style]) if form == "vicuna" else _llama_2(turns, STYLES[style])
+    return _FORMS[STYLES[style].form](turns, STYLES[style])
 
 
 def _vicuna(turns: Sequence[tuple[str, str | None]], style: Style) -> str:
@@ -89,14 +60,61 @@ def _llama_2(turns: Sequence[tuple[str, str | None]], style: Style) -> str:
     return text
 
 
-def with_image(question: str, images: int = 1) -> str:
+def _human(turns: Sequence[tuple[str, str | None]], style: Style) -> str:
+    text = style.system + style.stop
+    for question, answer in (*filter(None, [style.example]), *turns):
+        text += f"Human: {question}{style.stop}Assistant:"
+        if answer is not None:
+            text += f" {answer}{style.stop}"
+    return text
+
+
+def _plain(turns: Sequence[tuple[str, str | None]], style: Style) -> str:
+    """The form of LLaVA's first training stage: a picture and its caption, nothing else."""
+    if len(turns) > 1:
+        raise PromptError('The style "plain" has one turn; use another for a conversation.')
+    return f"{turns[0][0]}{style.stop}"
+
+
+_FORMS = {"vicuna": _vicuna, "llama_2": _llama_2, "human": _human, "plain": _plain}
+
+
+def chat_template(style: str, picture: str) -> str | None:
+    """Return the style as a Jinja chat template, for whoever calls a processor directly.
+
+    `picture` is what is written for a picture. Only Vicuna's form has one; None for others.
+    """
+    if STYLES[style].form != "vicuna":
+        return None
+    system, shown = (text.replace("'", "\\'") for text in (STYLES[style].system, picture))
+    shown = shown.replace("\n", "\\n")
+    return (
+        "{{ '" + system + " ' }}"
+        "{% for message in messages %}"
+        "{% if message['role'] == 'user' %}{{ 'USER: ' }}"
+        "{% if message['content'] is string %}{{ message['content'] + ' ' }}{% else %}"
+        "{% for part in message['content'] if part['type'] == 'image' %}"
+        "{{ '" + shown + "' }}{% endfor %}"
+        "{% for part in message['content'] if part['type'] == 'text' %}"
+        "{{ part['text'] + ' ' }}{% endfor %}{% endif %}"
+        "{% else %}{{ 'ASSISTANT: ' }}"
+        "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+        "{% for part in message['content'] if part['type'] == 'text' %}"
+        "{{ part['text'] }}{% endfor %}{% endif %}{{ '</s>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+    )
+
+
+def with_image(question: str, images: int = 1, picture: str = IMAGE_TOKEN) -> str:
     """Return the question with its image tokens, put first unless it places them itself.
+
+    `picture` is what is put: some models want marks round the image token.
 
     Raises PromptError if the question places another number of pictures than there are.
     """
     placed = question.count(IMAGE_TOKEN)
     if placed == 0:
-        return f"{IMAGE_TOKEN}\n" * images + question
+        return f"{picture}\n" * images + question
     check_images(question, images)
     return question
 

@@ -24,7 +24,8 @@ from transformers import (
 )
 
 from ..processing import LlavaImageProcessorPil
-from ..prompts import STYLES
+from ..prompts import IMAGE_TOKEN, chat_template
+from ..styles import STYLES
 
 SIDE, PATCH = 112, 14
 GRID = SIDE // PATCH
@@ -34,21 +35,8 @@ PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 PADDING = tuple(int(255 * mean) for mean in PIXEL_MEAN)
 
 SYSTEM = STYLES["vicuna_v1"].system
-# The vicuna_v1 conversation as a chat template, for whoever calls the processor directly.
-CHAT_TEMPLATE = (
-    "{{ '" + SYSTEM.replace("'", "\\'") + " ' }}"
-    "{% for message in messages %}"
-    "{% if message['role'] == 'user' %}{{ 'USER: ' }}"
-    "{% if message['content'] is string %}{{ message['content'] + ' ' }}{% else %}"
-    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\\n' }}{% endfor %}"
-    "{% for part in message['content'] if part['type'] == 'text' %}"
-    "{{ part['text'] + ' ' }}{% endfor %}{% endif %}"
-    "{% else %}{{ 'ASSISTANT: ' }}"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] if part['type'] == 'text' %}"
-    "{{ part['text'] }}{% endfor %}{% endif %}{{ '</s>' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
-)
+# For whoever calls the processor directly.
+CHAT_TEMPLATE = chat_template("vicuna_v1", IMAGE_TOKEN + "\n")
 
 
 def build_tokenizer(texts: Iterable[str], vocabulary: int = 1024) -> PreTrainedTokenizerFast:
