@@ -9,26 +9,24 @@ loading itself (`loading.py`).
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import sizes
 from .errors import ModelError
-from .sizes import GIB, QUANTIZATIONS, Shape, format_gib
+from .sizes import QUANTIZATIONS, Shape, format_gib
 
 if TYPE_CHECKING:
     from .runtime import GpuReport
-
-# What a model is expected to hold at once beside one picture: a question and a long answer.
-PROMPT_TOKENS, ANSWER_TOKENS = 64, 1024
 
 
 @dataclass(frozen=True)
 class ModelInfo:
     """A model with a short name. Sizes are in bytes and follow from `shape`.
 
-    `hub_id` is None for the embedded model, `folder` is None for the others.
+    `hub_id` is None for the embedded model, `folder` is None for the others. `copies` are
+    hub ids of the same weights in the LLaVA authors' own layout.
     `context_tokens` is the longest prompt and answer together, picture included.
     """
 
@@ -39,6 +37,7 @@ class ModelInfo:
     note: str
     prompt_style: str = "vicuna_v1"
     folder: Path | None = None
+    copies: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:
@@ -76,16 +75,8 @@ class ModelInfo:
         return self.vram_bytes("4bit")
 
     def vram_bytes(self, quantization: str | None) -> int:
-        """Free VRAM needed: weights, KV cache of a picture and an answer, and an allowance.
-
-        The allowance is for what no shape tells: the CUDA context, activations, and the
-        peak while loading, when parts in half precision are there beside the quantised
-        ones. It is a quarter of the rest where something is quantised, and half a GiB
-        otherwise and at least.
-        """
-        tokens = min(self.context_tokens, self.image_tokens + PROMPT_TOKENS + ANSWER_TOKENS)
-        known = self.weights_bytes[quantization] + tokens * self.kv_bytes_per_token
-        return known + max(known // 4 if quantization else 0, GIB // 2)
+        """Free VRAM needed, by the estimate of `sizes.needed_vram_bytes`."""
+        return sizes.needed_vram_bytes(self.shape, quantization, self.context_tokens)
 
 
 @dataclass(frozen=True)
@@ -115,6 +106,7 @@ _MODELS = (
         shape=Shape(hidden=4096, layers=32, intermediate=11008, vocabulary=32064),
         context_tokens=4096,
         note="the smaller LLaVA-1.5: quicker to download and to answer",
+        copies=("liuhaotian/llava-v1.5-7b",),
     ),
     ModelInfo(
         name="llava-1.5-13b",
@@ -122,6 +114,9 @@ _MODELS = (
         shape=Shape(hidden=5120, layers=40, intermediate=13824, vocabulary=32064),
         context_tokens=4096,
         note="the larger LLaVA-1.5: the better answers; in 4 bits it fits a T4",
+        # The second is what the Colab recipe loaded: the first in shards of 3 GB, which its
+        # way of reading needed and ours does not.
+        copies=("liuhaotian/llava-v1.5-13b", "4bit/llava-v1.5-13b-3GB"),
     ),
 )
 
@@ -134,10 +129,13 @@ def known_models() -> tuple[ModelInfo, ...]:
 def find(name: str) -> ModelInfo:
     """Return the entry with this short name or hub id; capitals do not matter.
 
-    Raises ModelError for any other name, with the nearest that there is.
+    A copy in the original layout is an entry of its own, called by its hub id. Raises
+    ModelError for any other name, with the nearest that there is.
     """
     wanted = str(name).strip().casefold()
     by_name = {key.casefold(): model for model in _MODELS for key in _names(model)}
+    copies = {copy.casefold(): _copy(model, copy) for model in _MODELS for copy in model.copies}
+    by_name |= copies
     if wanted in by_name:
         return by_name[wanted]
     # A low cutoff, because "13b" is little of "llava-1.5-13b" and yet clear.
@@ -152,6 +150,16 @@ def find(name: str) -> ModelInfo:
 
 def _names(model: ModelInfo) -> tuple[str, ...]:
     return (model.name, model.hub_id) if model.hub_id else (model.name,)
+
+
+def all_names() -> set[str]:
+    """Return every name that `find` knows: short names and hub ids."""
+    return {name for model in _MODELS for name in (*_names(model), *model.copies)}
+
+
+def _copy(model: ModelInfo, hub_id: str) -> ModelInfo:
+    note = f"{model.name} in the LLaVA authors' own layout"
+    return replace(model, name=hub_id, hub_id=hub_id, note=note, copies=())
 
 
 def recommend(report: GpuReport) -> Recommendation:

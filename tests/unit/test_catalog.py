@@ -125,6 +125,13 @@ def test_find_takes_short_names_and_hub_ids(name):
     assert catalog.find(name) is THIRTEEN
 
 
+@pytest.mark.parametrize("name", ["4bit/llava-v1.5-13b-3GB", "liuhaotian/llava-v1.5-13b"])
+def test_a_copy_in_the_original_layout_is_an_entry_of_its_own(name):
+    copy = catalog.find(name.lower())
+    assert (copy.name, copy.source, copy.shape) == (name, name, THIRTEEN.shape)
+    assert "authors' own layout" in copy.note and copy not in catalog.known_models()
+
+
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [("llava-13b", "llava-1.5-13b"), ("7b", "llava-1.5-7b"), ("tinny", "tiny")],
