@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .catalog import find, known_models, recommend
+from .catalog import all_names, find, known_models, recommend
 from .errors import ModelError
+from .refusals import check_parts, check_transformers_layout, is_original
 from .runtime import check_gpu
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -56,24 +58,25 @@ def locate(model: str | Path) -> Checkpoint:
     if text == "auto":
         choice = recommend(check_gpu(ask_torch=True))
         return _known(choice.model, choice.reason)
-    if isinstance(model, str) and text.casefold() in _catalog_names():
+    if isinstance(model, str) and text.casefold() in {name.casefold() for name in all_names()}:
         return _known(text, "you asked for it by name")
     folder = Path(text).expanduser()
     if folder.exists():
         check_folder(folder)
         return Checkpoint(folder.name, str(folder), "you gave this folder", True)
+    previous = previous_copy(folder.resolve())
+    if previous.is_dir():
+        raise ModelError(
+            f"There is no folder {text}: a save was cut off while it replaced the copy there. The "
+            f"copy before it is whole; put it back with: {_move(previous, folder.resolve())}"
+        )
     looks_like_path = isinstance(model, Path) or text[:1] in "./~\\" or text.count("/") > 1
     if looks_like_path:
         raise ModelError(f"There is no folder {text}. {_neighbours(folder)}".strip())
     if text.count("/") == 1 and all(text.split("/")):
         return Checkpoint(text, text, "you gave this hub id", False)
     find(text)  # raises with the nearest name
-    raise AssertionError("find() knows a name that _catalog_names() does not")
-
-
-def _catalog_names() -> set[str]:
-    names = {name for model in known_models() for name in (model.name, model.hub_id) if name}
-    return {name.casefold() for name in names}
+    raise AssertionError("find() knows a name that all_names() does not")
 
 
 def _known(name: str, reason: str) -> Checkpoint:
@@ -81,6 +84,15 @@ def _known(name: str, reason: str) -> Checkpoint:
     if model.folder is not None:
         check_folder(model.folder)
     return Checkpoint(model.name, model.source, reason, model.folder is not None)
+
+
+def previous_copy(folder: Path) -> Path:
+    """Return where save_4bit() keeps the earlier copy while it puts the new one in place."""
+    return folder.with_name(f".{folder.name}.previous")
+
+
+def _move(source: Path, target: Path) -> str:
+    return f"mv {shlex.quote(str(source))} {shlex.quote(str(target))}"
 
 
 def _neighbours(folder: Path) -> str:
@@ -110,16 +122,25 @@ def check_folder(folder: Path) -> None:
         if index in here:
             return _check_shards(folder, index, here)
     if not any(name in here for name in WEIGHT_FILES):
+        check_parts(folder.name, here, _adapter(folder))
         raise ModelError(
             f"{folder} has a config.json but no weights: expected {WEIGHT_FILES[0]} or "
             f"{INDEX_FILES[0]}. Was the download or the copy cut short? Fetch the folder again."
         )
 
 
+def _adapter(folder: Path) -> dict[str, Any] | None:
+    """Return adapter_config.json, which says what a LoRA adapter belongs to."""
+    try:
+        return json.loads((folder / "adapter_config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def _check_shards(folder: Path, index: str, here: list[str]) -> None:
     try:
         named = set(json.loads((folder / index).read_text("utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ModelError(f"{folder / index} is damaged ({error}). Fetch it again.") from error
     missing = sorted(named - set(here))
     if missing:
@@ -133,7 +154,7 @@ def _check_shards(folder: Path, index: str, here: list[str]) -> None:
 def read_config(checkpoint: Checkpoint, *, token: str | bool, cache_dir: str | None) -> dict:
     """Return config.json as it stands, without building a model's config from it.
 
-    Raises ModelError if it cannot be had, or is of a model that load() does not read.
+    Raises ModelError if it cannot be had, or is of another kind of model.
     """
     from transformers import PretrainedConfig
 
@@ -143,7 +164,9 @@ def read_config(checkpoint: Checkpoint, *, token: str | bool, cache_dir: str | N
         )
     except (OSError, ValueError) as error:
         raise ModelError(unreachable(checkpoint, error)) from error
-    check_config(checkpoint, config)
+    if not is_original(config):
+        known = [model.name for model in known_models()]
+        check_transformers_layout(checkpoint.name, config, known)
     return config
 
 
@@ -157,20 +180,3 @@ def unreachable(checkpoint: Checkpoint, error: Exception) -> str:
         f"({first_line}). Check the spelling and the network; a private model needs "
         'load(..., token="hf_..."). The embedded model needs no network: load("tiny").'
     )
-
-
-def check_config(checkpoint: Checkpoint, config: dict[str, Any]) -> None:
-    """Raise ModelError unless the config is of a LLaVA in the transformers layout."""
-    if any(key.startswith("mm_") for key in config):
-        raise ModelError(
-            f"{checkpoint.name} is in the LLaVA authors' own layout, which transformers reads "
-            "wrongly and without an error. Use the same model in the transformers layout: "
-            '"llava-1.5-7b" (llava-hf/llava-1.5-7b-hf) or "llava-1.5-13b".'
-        )
-    kind = config.get("model_type")
-    if kind != "llava" or "text_config" not in config or "vision_config" not in config:
-        raise ModelError(
-            f"{checkpoint.name} is a model of type {kind!r}, and load() reads LLaVA "
-            '(type "llava"). Models that it knows by name: '
-            f"{', '.join(model.name for model in known_models())}."
-        )

@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +26,9 @@ from .answer import Answer
 from .errors import ModelError, OutOfVramError, PromptError
 from .generation import AnswerStream, EitherStop, Settings, Stop, StopWhen
 from .images import open_image
+from .processing import encode
 from .sizes import format_gib
+from .spelling import Spelling
 
 DEFAULT_PROMPT = "Describe this picture."
 
@@ -35,7 +38,8 @@ class Llava:
 
     `model` and `processor` are the transformers objects; `name`, `reason` (why this
     model), `quantization` and `style` (of the conversation, None for the model's own
-    chat template) say what was loaded.
+    chat template) say what was loaded. `spelling` is how a prompt is written for the
+    tokenizer where that takes care (`spelling.py`), else None.
     """
 
     def __init__(
@@ -47,10 +51,11 @@ class Llava:
         reason: str = "",
         quantization: str | None = None,
         style: str | None = prompts.DEFAULT_STYLE,
+        spelling: Spelling | None = None,
     ) -> None:
         self.model, self.processor = model, processor
         self.name, self.reason = name, reason
-        self.quantization, self.style = quantization, style
+        self.quantization, self.style, self.spelling = quantization, style, spelling
         self._busy = threading.Lock()
 
     def __repr__(self) -> str:
@@ -133,6 +138,16 @@ class Llava:
         stream = self._prepare(image, prompt, settings)
         return self._pieces(stream, stop)
 
+    def save_4bit(self, folder: str | Path) -> Path:
+        """Write the 4-bit model to a folder and return it; `load(folder)` reads it back.
+
+        Replaces a copy saved there earlier and refuses any other folder in use. Raises
+        ModelError, or DoesNotFitError if the disk is too small.
+        """
+        from . import saving
+
+        return saving.save_4bit(self, folder)
+
     def close(self) -> None:
         """Release the model's memory. Asking afterwards raises ModelError."""
         self.model = self.processor = None
@@ -142,7 +157,8 @@ class Llava:
 
     def prompt_text(self, prompt: str, *, images: int = 1) -> str:
         """Return the exact text that the model is given for a question."""
-        question = prompts.with_image(prompt, images)
+        picture = self.spelling.picture if self.spelling else prompts.IMAGE_TOKEN
+        question = prompts.with_image(prompt, images, picture)
         if self.style is not None:
             return prompts.build([(question, None)], self.style)
         content = [{"type": "image"}] * images + [{"type": "text", "text": prompt}]
@@ -164,8 +180,7 @@ class Llava:
         pictures = [] if image is None else [open_image(image)]
         text = self.prompt_text(prompt, images=len(pictures))
         prompts.check_images(text, len(pictures))
-        inputs = self.processor(images=pictures or None, text=[text], return_tensors="pt")
-        inputs = inputs.to(model.device)
+        inputs = encode(self.processor, pictures, [text], self.spelling).to(model.device)
         if pictures:
             inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
         context = model.config.get_text_config().max_position_embeddings

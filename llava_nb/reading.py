@@ -1,0 +1,104 @@
+"""From a source to a network: the calls of `from_pretrained`, and what is checked after.
+
+transformers only warns of weights that are missing and fills them with random numbers;
+whatever is not exactly right ends here as an error. Both layouts are read tensor by
+tensor from mapped files and quantised on the way, so that the memory needed is the
+model's own and one tensor more.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import GenerationConfig, LlavaForConditionalGeneration
+
+from . import original
+from .checkpoints import Checkpoint, unreachable
+from .errors import LlavaNbError, ModelError, OutOfVramError
+from .layouts import Source, weight_paths
+from .sizes import format_gib
+
+
+def read_network(
+    source: Source, access: dict[str, Any], **arguments: Any
+) -> LlavaForConditionalGeneration:
+    """Return the network with its weights, fetching them if need be.
+
+    `arguments` go to from_pretrained: dtype, device_map, quantization_config. Raises
+    ModelError if any weight is missing, left over, of another shape or damaged.
+    """
+    checkpoint = source.places[0]
+    where, more = checkpoint.source, access
+    if source.is_original:
+        where, more = None, {"state_dict": _original_weights(source, access)}
+    try:
+        network, report = LlavaForConditionalGeneration.from_pretrained(
+            where,
+            config=source.config,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # check_loaded names them
+            **more,
+            **arguments,
+        )
+    except LlavaNbError:
+        raise
+    except SafetensorError as error:
+        raise ModelError(
+            f"A weight file of {checkpoint.name} is damaged or cut short ({error}). Fetch it again."
+        ) from error
+    except torch.OutOfMemoryError as error:
+        free, total = torch.cuda.mem_get_info()
+        raise OutOfVramError(
+            f"{checkpoint.name} does not fit the GPU: {format_gib(free)} of {format_gib(total)} "
+            'are free. Take a smaller model, load("llava-1.5-7b"), or free the memory: restart '
+            "the runtime (Runtime > Restart session) and load first."
+        ) from error
+    except OSError as error:
+        raise ModelError(unreachable(checkpoint, error)) from error
+    check_loaded(checkpoint, report)
+    _forget_sampling(network)
+    return network
+
+
+def _original_weights(source: Source, access: dict[str, Any]) -> dict[str, Any]:
+    """Return the weights of a checkpoint in the original layout, unread, all accounted for."""
+    paths = [weight_paths(source, place, access) for place in source.places]
+    tower = paths[1] if len(paths) > 1 else []
+    weights, differences = original.open_checkpoint(source.raw, source.config, paths[0], tower)
+    check_loaded(source.places[0], differences)
+    return weights
+
+
+def check_loaded(checkpoint: Checkpoint, report: dict[str, Any]) -> None:
+    """Raise ModelError if any weight was missing, left over or of another shape.
+
+    transformers only warns, and fills what is missing with random numbers.
+    """
+    found = {
+        kind: sorted(str(key) for key in report.get(kind) or ())
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+    }
+    if any(found.values()):
+        listed = "; ".join(
+            f"{len(keys)} {kind.removesuffix('_keys')} ({', '.join(keys[:3])})"
+            for kind, keys in found.items()
+            if keys
+        )
+        raise ModelError(
+            f"The weights of {checkpoint.name} do not match its config: {listed}. The model would "
+            "answer at random. Fetch the files again, or check that config and weights belong "
+            "together."
+        )
+
+
+def _forget_sampling(network: LlavaForConditionalGeneration) -> None:
+    """Keep only the token ids of the checkpoint's generation settings.
+
+    Some carry Vicuna's temperature and top_p, which greedy decoding complains about.
+    """
+    old = network.generation_config
+    network.generation_config = GenerationConfig(
+        bos_token_id=old.bos_token_id, eos_token_id=old.eos_token_id, pad_token_id=old.pad_token_id
+    )
