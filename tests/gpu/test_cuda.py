@@ -5,6 +5,7 @@ Not covered: memory and speed at true sizes, which are for the benchmarks.
 
 from __future__ import annotations
 
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -17,6 +18,7 @@ from llava_nb.tiny.questions import describe_scene
 from llava_nb.tiny.scenes import draw, sample_scene
 
 pytestmark = pytest.mark.gpu
+PARITY = Path(__file__).parents[1] / "data" / "parity"
 QUESTION = "Describe this picture."
 
 
@@ -106,3 +108,45 @@ def test_checking_leaves_cuda_alone():
         "from llava_nb import check_gpu; check_gpu(); import sys; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["llava-v1.5-tiny", "llava-v1-tiny-linear"])
+def test_the_original_layout_is_read_onto_the_gpu(name):
+    llava = load(PARITY / name)
+    devices = {each.device.type for each in llava.model.parameters()}
+    assert devices == {"cuda"} and "4bit" in repr(llava)
+    assert llava.ask(example_picture(), "What?", max_new_tokens=4).tokens > 0
+
+
+def test_greedy_ids_of_the_original_in_float32_on_the_gpu(monkeypatch):
+    import json
+
+    from PIL import Image
+
+    from llava_nb import loading
+    from llava_nb.processing import encode
+
+    monkeypatch.setattr(loading, "device_and_dtype", lambda: ("cuda:0", torch.float32))
+    loading.release()
+    llava = load(PARITY / "llava-v1.5-tiny", quantization=None)
+    cases = json.loads((PARITY / "golden" / "golden_v15.json").read_text())["cases"]
+    for case in (case for case in cases if case["arm"] == "pad"):
+        picture = Image.open(PARITY / case["image"])
+        inputs = encode(llava.processor, [picture], [case["prompt"]], llava.spelling).to("cuda")
+        ids = llava.model.generate(**inputs, max_new_tokens=24, do_sample=False)
+        found = ids[0, inputs["input_ids"].shape[1] :].tolist()
+        assert found == case["greedy_ids"], case["id"]
+    llava.close()
+
+
+@pytest.mark.parametrize("first_asked", [False, True], ids=["fresh", "asked"])
+def test_a_copy_saved_from_the_gpu_answers_the_same(first_asked, tmp_path):
+    random = Random("saved on the GPU")
+    pictures = [draw(sample_scene(random)) for _ in range(20)]
+    llava = load("tiny")
+    if first_asked:
+        llava.ask(pictures[0], QUESTION)
+    folder = llava.save_4bit(tmp_path / "copy")
+    expected = [llava.ask(each, QUESTION).text for each in pictures]
+    again = load(folder)
+    assert [again.ask(each, QUESTION).text for each in pictures] == expected

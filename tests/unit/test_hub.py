@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,30 +14,35 @@ from pathlib import Path
 import pytest
 
 WEIGHTS = Path(__file__).parents[2] / "llava_nb" / "tiny" / "weights"
+PARITY = Path(__file__).parents[1] / "data" / "parity"
 COMMIT = "0" * 40
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers as the hub does for one public repository, somebody/small-llava."""
+    """Answers as the hub does for a few public repositories."""
 
+    repositories: dict[str, Path] = {"somebody/small-llava": WEIGHTS}
     asked: list[tuple[str, str | None]] = []
 
     def do_GET(self):
         self.asked.append((self.path, self.headers.get("Authorization")))
-        path = self.path.split("?")[0]
-        if not path.startswith(("/somebody/small-llava/", "/api/models/somebody/small-llava")):
+        path = self.path.split("?")[0].removeprefix("/api/models").lstrip("/")
+        name = "/".join(path.split("/")[:2])
+        folder = self.repositories.get(name)
+        if folder is None:
             return self.reply(401, b"{}", {"X-Error-Code": "RepoNotFound"})
+        sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
         if "/tree/" in path:
             files = [
-                {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": file.name}
-                for file in WEIGHTS.iterdir()
+                {"type": "file", "path": file, "size": size, "oid": file}
+                for file, size in sizes.items()
             ]
             return self.reply(200, json.dumps(files).encode(), {})
-        if path.startswith("/api/"):
-            siblings = [{"rfilename": file.name} for file in WEIGHTS.iterdir()]
-            about = {"id": "somebody/small-llava", "sha": COMMIT, "siblings": siblings}
+        if self.path.startswith("/api/"):
+            siblings = [{"rfilename": file, "size": size} for file, size in sizes.items()]
+            about = {"id": name, "sha": COMMIT, "siblings": siblings}
             return self.reply(200, json.dumps(about).encode(), {})
-        file = WEIGHTS / path.split("/resolve/")[1].split("/", 1)[1]
+        file = folder / path.split("/resolve/")[1].split("/", 1)[1]
         if not file.is_file():
             return self.reply(404, b"", {"X-Error-Code": "EntryNotFound"})
         self.reply(200, file.read_bytes(), {"ETag": f'"{file.name}"', "X-Repo-Commit": COMMIT})
@@ -72,9 +78,12 @@ def ask_hub(tmp_path):
         "PYTHONPATH": os.pathsep.join([str(WEIGHTS.parents[2]), os.environ.get("PYTHONPATH", "")]),
     }
 
-    def ask(code):
+    def ask(code, **more):
         return subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+            [sys.executable, "-c", code],
+            env={**environment, **more},
+            capture_output=True,
+            text=True,
         )
 
     yield ask
@@ -101,3 +110,61 @@ def test_an_id_that_the_hub_does_not_know(ask_hub):
     run = ask_hub("from llava_nb import load; load('somebody/no-such-llava')")
     assert "ModelError: somebody/no-such-llava could not be fetched" in run.stderr
     assert "Check the spelling and the network; a private model needs load(" in run.stderr
+
+
+@pytest.fixture
+def original_on_hub(tmp_path, monkeypatch):
+    """A checkpoint in the authors' own layout, and its tower, with files nobody needs."""
+    folders = {
+        "somebody/original": PARITY / "llava-v1.5-tiny",
+        "somebody/small-tower": PARITY / "tiny-clip-vit",
+        "somebody/adapter": PARITY / "llava-v1.5-tiny",
+    }
+    places = {
+        name: shutil.copytree(folder, tmp_path / "hub" / name) for name, folder in folders.items()
+    }
+    for name in ("somebody/original", "somebody/adapter"):
+        config = json.loads((places[name] / "config.json").read_text())
+        config["mm_vision_tower"] = "somebody/small-tower"
+        (places[name] / "config.json").write_text(json.dumps(config))
+        (places[name] / "training_args.bin").write_bytes(b"not needed")
+    for file in places["somebody/adapter"].glob("pytorch_model*"):
+        file.rename(file.with_name(file.name.replace("pytorch_model", "adapter_model")))
+    (places["somebody/adapter"] / "adapter_config.json").write_text("{}")
+    monkeypatch.setattr(Hub, "repositories", places)
+
+
+def fetched():
+    """Names of the files that were downloaded, by repository."""
+    paths = [path.split("?")[0] for path, _ in Hub.asked if "/resolve/" in path]
+    return {(path.split("/")[2], path.rsplit("/")[-1]) for path in paths}
+
+
+def test_the_original_layout_is_fetched_with_its_tower_and_nothing_else(ask_hub, original_on_hub):
+    load = "from llava_nb import load, example_picture; llava = load('somebody/original'); "
+    run = ask_hub(load + "print(llava.name, llava.ask(example_picture(), 'Hi').tokens > 0)")
+    assert run.stdout == "somebody/original True\n", run.stderr[-2000:]
+    assert "%|" in run.stderr, "no progress bar"
+    weights = {pair for pair in fetched() if pair[1].endswith((".bin", ".safetensors"))}
+    shards = {("original", f"pytorch_model-0000{n}-of-00003.bin") for n in (1, 2, 3)}
+    assert weights == shards | {("small-tower", "model.safetensors")}, weights
+    assert {token for _, token in Hub.asked} == {None}
+    again = ask_hub(load + "print(llava.name)", HF_HUB_OFFLINE="1")
+    assert again.stdout == "somebody/original\n", again.stderr[-2000:]
+
+
+def test_an_adapter_on_the_hub_is_recognised_before_any_weight(ask_hub, original_on_hub):
+    run = ask_hub("from llava_nb import load; load('somebody/adapter')")
+    assert "ModelError: somebody/adapter holds a LoRA adapter" in run.stderr, run.stderr[-2000:]
+    assert not [name for _, name in fetched() if name.endswith(".bin")]
+
+
+def test_too_little_disk_is_said_before_any_weight_is_fetched(ask_hub, original_on_hub):
+    run = ask_hub(
+        "from llava_nb import load, preflight\n"
+        "preflight.disk_free_bytes = lambda folder=None: 1000\n"
+        "load('somebody/original')"
+    )
+    assert "DoesNotFitError: somebody/original does not fit: disk needed" in run.stderr
+    assert "short by" in run.stderr and "check=False" in run.stderr, run.stderr[-2000:]
+    assert not [name for _, name in fetched() if name.endswith((".bin", ".safetensors"))]

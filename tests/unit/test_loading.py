@@ -9,6 +9,7 @@ from PIL import Image
 from llava_nb import ModelError, load, loading
 from llava_nb.checkpoints import Checkpoint
 from llava_nb.quantise import check_modules, settings
+from llava_nb.reading import check_loaded
 from llava_nb.tiny.scenes import draw
 
 
@@ -183,4 +184,4 @@ def test_random_weights_are_never_let_through():
     report = {"missing_keys": ["model.vision_tower.x"], "unexpected_keys": ["y"]}
     message = r"1 missing \(model.vision_tower.x\); 1 unexpected \(y\). The model would answer at"
     with pytest.raises(ModelError, match=message):
-        loading.check_loaded(checkpoint, report)
+        check_loaded(checkpoint, report)

@@ -73,8 +73,9 @@ def test_a_missing_shard(tiny_folder):
         load(tiny_folder)
 
 
-def test_a_damaged_index(tiny_folder):
-    (tiny_folder / "model.safetensors.index.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_damaged_index(text, tiny_folder):
+    (tiny_folder / "model.safetensors.index.json").write_text(text)
     with pytest.raises(ModelError, match="index.json is damaged"):
         load(tiny_folder)
 
@@ -124,8 +125,9 @@ def test_weights_of_another_shape(tiny_folder):
 
 
 def test_the_authors_own_layout_is_not_mistaken(tiny_folder):
+    """A config with their keys is never read as transformers' own."""
     change_config(tiny_folder, mm_projector_type="mlp2x_gelu")
-    with pytest.raises(ModelError, match="LLaVA authors' own layout.*llava-hf/llava-1.5-7b-hf"):
+    with pytest.raises(ModelError, match="names no vision tower"):
         load(tiny_folder)
 
 
