@@ -22,10 +22,11 @@ from torch import nn
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from .optimise import Schedule, optimisers
+from .optimise import Precision, Schedule, optimisers
 from .packing import WEIGHTS, Batch, Encoder, pack
+from .recolour import recolour
 from .scenes import sample_scene
-from .tower import IGNORE, recolour
+from .tower import IGNORE
 
 POLISH_WEIGHTS = {**WEIGHTS, "describe": 30, "background": 20, "relation": 20, "shape": 20}
 
@@ -40,19 +41,30 @@ def answer_loss(model: LlavaForConditionalGeneration, batch: Batch) -> torch.Ten
         layer = model.config.vision_feature_layer
         projected = model.model.multi_modal_projector(seen.hidden_states[layer][:, 1:])
         places = (batch.ids == model.config.image_token_id)[..., None]
-        embedded = embedded.masked_scatter(places, projected)
+        embedded = embedded.masked_scatter(places, projected.to(embedded.dtype))
     output = model.model.language_model(
         inputs_embeds=embedded,
-        attention_mask=batch.mask,
+        attention_mask=attention_mask(model, batch.mask),
         position_ids=batch.positions,
         use_cache=False,
     )
     targets = batch.labels[:, 1:]
     answered = targets != IGNORE
     logits = model.lm_head(output.last_hidden_state[:, :-1][answered])
-    losses = functional.cross_entropy(logits, targets[answered], reduction="none")
+    losses = functional.cross_entropy(logits.float(), targets[answered], reduction="none")
     weights = batch.weights[:, 1:][answered]
     return (losses * weights).sum() / weights.sum()
+
+
+def attention_mask(model: LlavaForConditionalGeneration, may_see: torch.Tensor) -> torch.Tensor:
+    """Return who may see whom, (b, 1, n, n), in the form that the model's attention takes.
+
+    "eager" adds the mask to the scores, and truth values, added, would hide nothing.
+    """
+    if model.model.language_model.config._attn_implementation != "eager":
+        return may_see
+    lowest = torch.finfo(model.dtype).min
+    return torch.zeros_like(may_see, dtype=model.dtype).masked_fill(~may_see, lowest)
 
 
 # By stage: learning rate, share of recoloured pictures, how often each kind is asked.
@@ -86,6 +98,7 @@ def train_language(
     steps: int,
     batch_size: int = 32,
     seed: int = 0,
+    precision: Precision,
     progress: Callable[[int, float], None],
 ) -> None:
     """Run one stage in place; `progress(step, loss)` after each step."""
@@ -98,6 +111,7 @@ def train_language(
         if share:
             scenes = [recolour(random, s) if random.random() < share else s for s in scenes]
         batch = pack(random, encoder, scenes, seeing=stage != "speak", weights=weights)
-        loss = answer_loss(model, batch)
+        with precision(model.device):
+            loss = answer_loss(model, batch.to(model.device))
         schedule.step(loss)
         progress(step, loss.item())

@@ -8,10 +8,26 @@ torch, under one cosine schedule with a short warm-up. Muon (Jordan and others,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
+
+Precision = Callable[[torch.device], AbstractContextManager]
+
+
+def full_precision(device: torch.device) -> AbstractContextManager:
+    """Compute in float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=False)
+
+
+def mixed_precision(device: torch.device) -> AbstractContextManager:
+    """Multiply matrices in bfloat16, keep weights and sums in float32.
+
+    Half the time on a CPU that multiplies bfloat16 (AVX512-BF16, AMX); on others, slower.
+    """
+    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def optimisers(

@@ -10,7 +10,7 @@ Not covered: the loss and the stages (`language.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from random import Random
 
 import numpy
@@ -54,6 +54,11 @@ class Batch:
     weights: torch.Tensor
     mask: torch.Tensor
     pixels: torch.Tensor | None
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the same rows on `device`."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return Batch(*(value if value is None else value.to(device) for value in values))
 
 
 def put_questions(
@@ -139,10 +144,10 @@ def pack(
     talks = [conversations(random, scene, weights) for scene in scenes]
     rows = [_row(random, encoder, *pair, seeing) for pair in zip(scenes, talks, strict=True)]
     longest = max(len(row[0]) for row in rows)
-    fills = (encoder.end, IGNORE, 0, 0.0, -1)
+    fillers = (encoder.end, IGNORE, 0, 0.0, -1)
     columns = [
-        torch.tensor([row[i] + [fill] * (longest - len(row[i])) for row in rows])
-        for i, fill in enumerate(fills)
+        torch.tensor([row[i] + [filler] * (longest - len(row[i])) for row in rows])
+        for i, filler in enumerate(fillers)
     ]
     ids, labels, positions, weights, group = columns
     order = torch.arange(longest)

@@ -59,10 +59,15 @@ TRAINED_PAIRS = tuple(pair for pair in ALL_PAIRS if pair not in HELD_OUT_PAIRS)
 SMALL_RADIUS = (0.075, 0.095)
 LARGE_RADIUS = {1: (0.13, 0.26), 2: (0.13, 0.19), 3: (0.13, 0.15)}
 
+Colour = tuple[int, int, int]  # red, green and blue, 0 to 255 each
+
 
 @dataclass(frozen=True)
 class Thing:
-    """One shape: its names, and where and how it is drawn (fractions, degrees)."""
+    """One shape: its names, and where and how it is drawn (fractions, degrees).
+
+    With `fading_to` its colour goes over into that one, from top to bottom.
+    """
 
     shape: str
     colour: str
@@ -71,7 +76,8 @@ class Thing:
     y: float
     radius: float
     angle: float
-    rgb: tuple[int, int, int]
+    rgb: Colour
+    fading_to: Colour | None = None
 
     @property
     def phrase(self) -> str:
@@ -81,7 +87,10 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows. `things` run left to right or top to bottom."""
+    """What a picture shows. `things` run left to right or top to bottom.
+
+    A `backdrop` takes the place of the background's own colour.
+    """
 
     things: tuple[Thing, ...]
     layout: str
@@ -90,6 +99,12 @@ class Scene:
     width: float
     height: float
     seed: int
+    backdrop: Colour | None = None
+
+    @property
+    def ground(self) -> Colour:
+        """The background's colour, before any shading or grain."""
+        return self.backdrop or (BACKGROUNDS[self.background],) * 3
 
 
 def sample_scene(
@@ -125,7 +140,7 @@ def sample_scene(
     return Scene(things, layout, background, style, width, height, random.getrandbits(32))
 
 
-def shade(random: Random, colour: str) -> tuple[int, int, int]:
+def shade(random: Random, colour: str) -> Colour:
     """Return one RGB value that goes by the name `colour`."""
     weights = [random.random() ** 2 + 1e-3 for _ in COLOURS[colour]]
     mixed = (
@@ -145,8 +160,16 @@ def draw(scene: Scene, side: int = 336) -> Image.Image:
     picture = Image.fromarray(_backdrop(scene, size))
     for thing in scene.things:
         mask, corner = thing_mask(thing, side)
-        picture.paste(thing.rgb, corner, mask)
+        picture.paste(_paint(thing, mask.size), corner, mask)
     return picture
+
+
+def _paint(thing: Thing, size: tuple[int, int]) -> Image.Image:
+    """Return the thing's colour, or its fading from one to another, in every pixel."""
+    paint = Image.new("RGB", size, thing.rgb)
+    if thing.fading_to is not None:
+        paint.paste(thing.fading_to, (0, 0), Image.linear_gradient("L").resize(size))
+    return paint
 
 
 def thing_mask(thing: Thing, side: int) -> tuple[Image.Image, tuple[int, int]]:
@@ -238,8 +261,7 @@ def _spots(
 def _backdrop(scene: Scene, size: tuple[int, int]) -> numpy.ndarray:
     """Return the background as (height, width, 3) bytes."""
     width, height = size
-    level = BACKGROUNDS[scene.background]
-    pixels = numpy.full((height, width, 3), level, dtype=numpy.float32)
+    pixels = numpy.full((height, width, 3), scene.ground, dtype=numpy.float32)
     generator = numpy.random.default_rng(scene.seed)
     if scene.style == "shaded":
         angle = generator.uniform(0, 2 * math.pi)

@@ -7,15 +7,14 @@ These questions are put to the last layer but one, which LLaVA reads. The last l
 answers for the whole picture (background, how many things, row or column), as
 CLIP's last layer answers for the whole caption. The heads are thrown away after.
 
-Many pictures are recoloured at random and judged by shape alone, a third of them in
-the first stage and three quarters in the second: this is what keeps shape from being
-read off the colour.
+More than half of the pictures are recoloured at random and judged by shape alone: this
+is what keeps shape from being read off the colour. And no thing is used to teach that its
+colour rules a held-out shape out; see `tower_loss`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from random import Random
 
 import numpy
@@ -26,11 +25,11 @@ from torch.nn import functional
 from transformers import CLIPVisionModel
 
 from .build import GRID, PADDING, PATCH, PIXEL_MEAN, PIXEL_STD, SIDE
-from .optimise import Schedule, optimisers
+from .optimise import Precision, Schedule, optimisers
+from .recolour import barred_shapes, recolour
 from .scenes import (
     BACKGROUNDS,
     COLOURS,
-    HELD_OUT_PAIRS,
     LAYOUTS,
     SHAPES,
     SIZES,
@@ -43,9 +42,8 @@ from .scenes import (
 PATCH_QUESTIONS = {"colour": len(COLOURS), "shape": len(SHAPES), "size": len(SIZES), "rank": 3}
 PICTURE_QUESTIONS = {"background": len(BACKGROUNDS), "count": 4, "layout": len(LAYOUTS)}
 SEEN = 0.2  # a patch shows a thing when the thing covers this much of it
-# The share of recoloured pictures, and the learning rate. The second stage loosens shape
-# from colour further, once there is something to loosen.
-STAGES = {"tower": (0.35, 2e-3), "recolour": (0.75, 1e-3)}
+RECOLOURED = 0.6  # of the pictures
+LEARNING_RATE = 2e-3
 IGNORE = -100  # what cross_entropy leaves out
 
 
@@ -70,8 +68,13 @@ def padding_offset(scene: Scene) -> tuple[int, int]:
 
 
 def patch_labels(scene: Scene) -> dict[str, numpy.ndarray]:
-    """Return for each of the GRID x GRID patches what it shows, IGNORE if nothing."""
+    """Return for each of the GRID x GRID patches what it shows, IGNORE if nothing.
+
+    Also "seen", whether it shows a thing, and "barred": (GRID * GRID, shapes), the shapes
+    that the thing's colour never has in training.
+    """
     labels = {name: numpy.full(GRID * GRID, IGNORE) for name in PATCH_QUESTIONS}
+    labels["barred"] = numpy.zeros((GRID * GRID, len(SHAPES)), dtype=bool)
     best = numpy.full(GRID * GRID, SEEN)
     dx, dy = padding_offset(scene)
     colours = list(COLOURS)
@@ -87,52 +90,27 @@ def patch_labels(scene: Scene) -> dict[str, numpy.ndarray]:
         labels["shape"][mine] = SHAPES.index(thing.shape)
         labels["size"][mine] = SIZES.index(thing.size)
         labels["rank"][mine] = rank
+        labels["barred"][mine] = [shape in barred_shapes(thing) for shape in SHAPES]
     labels["seen"] = best > SEEN
     return labels
 
 
-def recolour(random: Random, scene: Scene) -> Scene:
-    """Give each thing any colour that stands out, and no colour name."""
-    level = BACKGROUNDS[scene.background]
-    things = []
-    for thing in scene.things:
-        while True:
-            rgb = tuple(random.randrange(256) for _ in range(3))
-            stands_out = max(abs(value - level) for value in rgb) > 70
-            if stands_out and (nearest_colour(rgb), thing.shape) not in HELD_OUT_PAIRS:
-                break
-        things.append(replace(thing, rgb=rgb, colour=""))
-    return replace(scene, things=tuple(things))
-
-
-def nearest_colour(rgb: tuple[int, int, int]) -> str:
-    """Return the colour name with the closest anchor, so no held-out pair slips in."""
-
-    def distance(colour: str) -> float:
-        anchors = COLOURS[colour]
-        return min(
-            sum((a - b) ** 2 for a, b in zip(rgb, anchor, strict=True)) for anchor in anchors
-        )
-
-    return min(COLOURS, key=distance)
-
-
-def tower_batch(
-    random: Random, size: int, recoloured: float
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Return pixels (size, 3, SIDE, SIDE) and the labels of every question.
-
-    A share `recoloured` of the pictures has things in any colour.
-    """
+def tower_batch(random: Random, size: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return pixels (size, 3, SIDE, SIDE) and the labels of every question."""
     scenes = [sample_scene(random) for _ in range(size)]
-    scenes = [recolour(random, s) if random.random() < recoloured else s for s in scenes]
+    scenes = [
+        recolour(random, scene, freely=True) if random.random() < RECOLOURED else scene
+        for scene in scenes
+    ]
     per_patch = [patch_labels(scene) for scene in scenes]
     labels = {
         name: torch.from_numpy(numpy.stack([one[name] for one in per_patch]))
         for name in per_patch[0]
     }
     backgrounds = list(BACKGROUNDS)
-    labels["background"] = torch.tensor([backgrounds.index(s.background) for s in scenes])
+    labels["background"] = torch.tensor(
+        [IGNORE if s.backdrop else backgrounds.index(s.background) for s in scenes]
+    )
     labels["count"] = torch.tensor([len(s.things) for s in scenes])
     labels["layout"] = torch.tensor([LAYOUTS.index(s.layout) for s in scenes])
     return torch.from_numpy(numpy.stack([to_pixels(s) for s in scenes])), labels
@@ -158,15 +136,23 @@ class TowerHeads(nn.Module):
 
 
 def tower_loss(answers: dict[str, torch.Tensor], labels: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Sum the cross entropies of all questions."""
+    """Sum the cross entropies of all questions.
+
+    A red thing is never a star in training, which is an accident of holding that pair out
+    and no property of red. So the star takes no part in the loss of a red thing: the
+    tower is neither shown the pair nor taught that it does not exist.
+    """
     seen = labels["seen"].float()
     loss = functional.binary_cross_entropy_with_logits(answers["seen"][..., 0], seen)
-    for name in PATCH_QUESTIONS:
-        if (labels[name] == IGNORE).all():  # every thing of a small batch was recoloured
+    answers = {**answers, "shape": answers["shape"].masked_fill(labels["barred"], -1e4)}
+    for name in (*PATCH_QUESTIONS, *PICTURE_QUESTIONS):
+        if (labels[name] == IGNORE).all():  # a small batch may have been recoloured whole
             continue
-        loss = loss + functional.cross_entropy(answers[name].flatten(0, 1), labels[name].flatten())
-    for name in PICTURE_QUESTIONS:
-        loss = loss + 0.5 * functional.cross_entropy(answers[name], labels[name])
+        weight = 0.5 if name in PICTURE_QUESTIONS else 1.0
+        classes = answers[name].shape[-1]
+        loss = loss + weight * functional.cross_entropy(
+            answers[name].reshape(-1, classes), labels[name].flatten()
+        )
     return loss
 
 
@@ -174,21 +160,23 @@ def train_tower(
     tower: CLIPVisionModel,
     *,
     steps: int,
-    stage: str = "tower",
     batch_size: int = 32,
     seed: int = 0,
+    precision: Precision,
     progress: Callable[[int, float, dict[str, float]], None],
 ) -> None:
-    """Run one stage of STAGES in place; `progress(step, loss, accuracies)` each step."""
-    recoloured, learning_rate = STAGES[stage]
-    random = Random(f"{stage} {seed}")
+    """Train the tower in place; `progress(step, loss, accuracies)` after each step."""
+    random = Random(f"tower {seed}")
     torch.manual_seed(seed)
-    heads = TowerHeads(tower.config.hidden_size)
-    optimiser = optimisers([tower, heads], learning_rate)
+    heads = TowerHeads(tower.config.hidden_size).to(tower.device)
+    optimiser = optimisers([tower, heads], LEARNING_RATE)
     schedule = Schedule(optimiser, steps)
     for step in range(steps):
-        pixels, labels = tower_batch(random, batch_size, recoloured)
-        answers = heads(tower(pixel_values=pixels, output_hidden_states=True))
+        pixels, labels = tower_batch(random, batch_size)
+        labels = {name: values.to(tower.device) for name, values in labels.items()}
+        with precision(tower.device):
+            output = tower(pixel_values=pixels.to(tower.device), output_hidden_states=True)
+            answers = {name: each.float() for name, each in heads(output).items()}
         loss = tower_loss(answers, labels)
         schedule.step(loss)
         progress(step, loss.item(), _accuracies(answers, labels))

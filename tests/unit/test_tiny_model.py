@@ -63,9 +63,11 @@ def test_it_says_so_when_it_cannot_tell(tiny, picture):
     assert answer.text == "I cannot tell from this picture."
 
 
-def test_a_packed_row_sees_what_a_single_question_sees(monkeypatch):
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_packed_row_sees_what_a_single_question_sees(attention, monkeypatch):
     monkeypatch.setattr(packing, "HIDDEN_WORDS", 0)
     llava = load("tiny", quantization=None)
+    llava.model.set_attn_implementation(attention)
     encoder, scene = Encoder(llava.processor.tokenizer), sample_scene(Random(1), count=2)
     packed = pack(Random(2), encoder, [scene], seeing=True)
     last = packing.conversations(Random(2), scene)[-1]
@@ -74,13 +76,33 @@ def test_a_packed_row_sees_what_a_single_question_sees(monkeypatch):
     prefix = len(encoder.before) + 64  # what stands before the first question
     packed.weights[:, : prefix - alone.ids.shape[1]] = 0  # only the last conversation counts
     losses = [language.answer_loss(llava.model, batch).item() for batch in (alone, packed)]
+    llava.close()  # with the attention that it was given here
     assert abs(losses[0] - losses[1]) < 1e-4, losses
 
 
-def test_a_short_training_run_learns_and_can_be_loaded(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_no_token_sees_what_comes_after_it(attention, monkeypatch):
+    """If one did, training would go well and the model would answer nonsense."""
+    monkeypatch.setattr(packing, "HIDDEN_WORDS", 0)
+    llava = load("tiny", quantization=None)
+    llava.model.set_attn_implementation(attention)
+    encoder, scene = Encoder(llava.processor.tokenizer), sample_scene(Random(1), count=2)
+    batch = pack(Random(2), encoder, [scene], seeing=True)
+    early = batch.ids.shape[1] * 3 // 4
+    batch.weights[:, early:] = 0
+    before = language.answer_loss(llava.model, batch).item()
+    batch.ids[:, early:] = 7
+    after = language.answer_loss(llava.model, batch).item()
+    llava.close()
+    assert abs(before - after) < 1e-5, (before, after)
+
+
+@pytest.mark.parametrize("precision", [[], ["--bfloat16"]], ids=["float32", "bfloat16"])
+def test_a_short_training_run_learns_and_can_be_loaded(precision, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("llava_nb.tiny.train.sample_texts", lambda: packing.sample_texts(scenes=60))
-    steps = "--tower 3 --recolour 2 --speak 12 --align 2 --tune 2 --polish 2"
-    main([str(tmp_path), *steps.split(), "--tower-batch", "4", "--language-batch", "4"])
+    steps = "--tower 3 --speak 12 --align 2 --tune 2 --polish 2"
+    batches = ["--tower-batch", "4", "--language-batch", "4"]
+    main([str(tmp_path), *steps.split(), *batches, *precision])
     report = capsys.readouterr().out
     assert not [stage for stage in STAGES if f"{stage}:" not in report], report
     assert load(tmp_path).ask(None, "Hi", max_new_tokens=2).tokens > 0
@@ -88,7 +110,7 @@ def test_a_short_training_run_learns_and_can_be_loaded(tmp_path, monkeypatch, ca
 
 def test_alignment_changes_the_projector_alone(monkeypatch):
     monkeypatch.setattr("llava_nb.tiny.train.sample_texts", lambda: packing.sample_texts(scenes=60))
-    none = Recipe(0, 0, 0, 0, 0, 0, language_batch=2)
+    none = Recipe(0, 0, 0, 0, 0, language_batch=2)
     before, _ = train(none)
     after, _ = train(Recipe(**{**vars(none), "align": 1}))
     changed = {

@@ -4,11 +4,13 @@ from random import Random
 
 import numpy
 import pytest
+import torch
 
 from llava_nb.tiny import phrasings, unanswerable
 from llava_nb.tiny.build import PATCH, SIDE
 from llava_nb.tiny.packing import put_questions
 from llava_nb.tiny.questions import KINDS, NUMBERS, ask, describe_scene
+from llava_nb.tiny.recolour import barred_shapes, nearest_colour, recolour
 from llava_nb.tiny.scenes import (
     ALL_PAIRS,
     COLOURS,
@@ -19,7 +21,13 @@ from llava_nb.tiny.scenes import (
     draw,
     sample_scene,
 )
-from llava_nb.tiny.tower import nearest_colour, patch_labels, recolour, to_pixels
+from llava_nb.tiny.tower import (
+    PATCH_QUESTIONS,
+    PICTURE_QUESTIONS,
+    patch_labels,
+    to_pixels,
+    tower_loss,
+)
 
 
 def scenes(number, seed=0, **options):
@@ -79,6 +87,55 @@ def test_recolouring_never_comes_near_a_held_out_pair():
     for scene in scenes(300):
         for thing in recolour(random, scene).things:
             assert (nearest_colour(thing.rgb), thing.shape) not in HELD_OUT_PAIRS
+
+
+def test_recolouring_freely_comes_no_nearer_in_any_part_of_a_fading():
+    random, fading = Random(0), 0
+    for scene in scenes(300):
+        for thing in recolour(random, scene, freely=True).things:
+            if thing.fading_to is not None:
+                fading += 1
+                middle = tuple(
+                    (a + b) // 2 for a, b in zip(thing.rgb, thing.fading_to, strict=True)
+                )
+                names = {nearest_colour(rgb) for rgb in (thing.rgb, middle, thing.fading_to)}
+                assert not {(name, thing.shape) for name in names} & HELD_OUT_PAIRS, thing
+    assert fading > 50, fading
+
+
+def test_a_fading_thing_and_a_backdrop_are_drawn():
+    random = Random(1)
+    scene = next(
+        s
+        for s in (recolour(random, each, freely=True) for each in scenes(50, count=1))
+        if s.backdrop and s.things[0].fading_to and s.style == "plain"
+    )
+    pixels, thing = numpy.asarray(draw(scene, 224)).astype(int), scene.things[0]
+    assert tuple(pixels[1, 1]) == scene.backdrop
+    middle = pixels[round(thing.y * 224), round(thing.x * 224)]
+    expected = (numpy.array(thing.rgb) + numpy.array(thing.fading_to)) / 2
+    assert abs(middle - expected).max() < 12, (middle, expected)
+
+
+def test_no_colour_is_taught_to_rule_its_held_out_shape_out():
+    scene = next(s for s in scenes(200) if any(t.colour == "red" for t in s.things))
+    red = next(thing for thing in scene.things if thing.colour == "red")
+    assert barred_shapes(red) == {"star"}
+    labels = patch_labels(scene)
+    batch = {name: torch.from_numpy(values)[None] for name, values in labels.items()}
+    batch |= {"background": torch.zeros(1).long(), "count": torch.ones(1).long()}
+    batch |= {"layout": torch.ones(1).long()}
+    sizes = {**PATCH_QUESTIONS, **PICTURE_QUESTIONS, "seen": 1}
+    answers = {
+        name: torch.zeros(1, *((64,) if name in (*PATCH_QUESTIONS, "seen") else ()), classes)
+        for name, classes in sizes.items()
+    }
+    answers["shape"].requires_grad_()
+    tower_loss(answers, batch).backward()
+    patches = (labels["rank"] == scene.things.index(red)) & labels["seen"]
+    pushed = answers["shape"].grad[0, torch.from_numpy(patches)].abs().sum(0)
+    star = SHAPES.index("star")
+    assert patches.any() and pushed[star] == 0 and (pushed > 0).sum() == 4, pushed
 
 
 def test_held_out_wordings_are_none_of_the_trained():
