@@ -113,6 +113,7 @@ def check_folder(folder: Path) -> None:
         )
     here = sorted(each.name for each in folder.iterdir())
     if "config.json" not in here:
+        check_parts(folder.name, here, _adapter(folder))
         listed = ", ".join(here[:6]) or "nothing"
         raise ModelError(
             f"{folder} holds no config.json, so it is no model folder (it holds: {listed}). "

@@ -172,6 +172,13 @@ def test_a_lora_folder(folder):
         load(folder)
 
 
+def test_a_lora_folder_as_peft_writes_it(tmp_path):
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ModelError, match="holds a LoRA adapter, not a whole model"):
+        load(tmp_path)
+
+
 def test_a_projector_alone(folder):
     for shard in folder.glob("pytorch_model*"):
         shard.unlink()
