@@ -19,6 +19,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "check_gpu": "runtime",
     "load": "loading",
+    "estimate_vram": "estimate",
+    "vram_report": "vram",
+    "track_vram": "tracking",
+    "VramLog": "tracking",
+    "free_vram": "recovery",
     "open_image": "images",
     "example_picture": "pictures",
     "Answer": "answer",

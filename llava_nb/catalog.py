@@ -71,11 +71,11 @@ class ModelInfo:
 
     @property
     def needs_vram_bytes(self) -> int:
-        """Free VRAM needed in 4 bits: about 6 GiB for 7B, about 11 GiB for 13B."""
+        """Free VRAM needed in 4 bits: 6.2 GiB for 7B, 10.2 GiB for 13B."""
         return self.vram_bytes("4bit")
 
     def vram_bytes(self, quantization: str | None) -> int:
-        """Free VRAM needed, by the estimate of `sizes.needed_vram_bytes`."""
+        """Free VRAM needed: `estimate_vram(name, quantization=...).needed_bytes`."""
         return sizes.needed_vram_bytes(self.shape, quantization, self.context_tokens)
 
 

@@ -4,15 +4,13 @@ Generating, decoding, stopping and releasing memory happen here and nowhere else
 notebooks, the panel and the command line are callers. Nothing here knows of widgets.
 
 Covered: one picture or none, one question, an answer at once or in pieces. Not
-covered: loading (`loading.py`), pictures (`images.py`), the text of prompts
-(`prompts.py`).
+covered: loading (`loading.py`), pictures (`images.py`), what the model is given
+(`inputs.py`), what to do when memory runs out (`recovery.py`).
 """
 
 from __future__ import annotations
 
-import gc
 import threading
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,12 +21,14 @@ from PIL import Image
 
 from . import prompts
 from .answer import Answer
-from .errors import ModelError, OutOfVramError, PromptError
-from .generation import AnswerStream, EitherStop, Settings, Stop, StopWhen
+from .errors import ModelError
+from .generation import AnswerStream, Settings, Stop, StopWhen
 from .images import open_image
-from .processing import encode
-from .sizes import format_gib
+from .inputs import prepare, prompt_text
+from .peaks import peak_on
+from .recovery import free_vram, or_out_of_vram, smaller_steps
 from .spelling import Spelling
+from .streaming import pieces
 
 DEFAULT_PROMPT = "Describe this picture."
 
@@ -116,8 +116,7 @@ class Llava:
         Raises ImageError, PromptError or OutOfVramError, each with its repair.
         """
         settings = Settings(max_new_tokens, temperature, top_p)
-        stream = self._prepare(image, prompt, settings)
-        return self._run(stream, stop)
+        return self._run(prepare(self, image, prompt, settings), stop)
 
     def stream(
         self,
@@ -135,8 +134,7 @@ class Llava:
         included. Leaving the loop early ends the answer.
         """
         settings = Settings(max_new_tokens, temperature, top_p)
-        stream = self._prepare(image, prompt, settings)
-        return self._pieces(stream, stop)
+        return pieces(prepare(self, image, prompt, settings), self._run, stop)
 
     def save_4bit(self, folder: str | Path) -> Path:
         """Write the 4-bit model to a folder and return it; `load(folder)` reads it back.
@@ -149,82 +147,44 @@ class Llava:
         return saving.save_4bit(self, folder)
 
     def close(self) -> None:
-        """Release the model's memory. Asking afterwards raises ModelError."""
+        """Release the model's memory. Asking afterwards raises ModelError.
+
+        An exception of an earlier cell may still hold the model, so it is let go of too,
+        as `free_vram()` does it.
+        """
         self.model = self.processor = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_vram()
 
     def prompt_text(self, prompt: str, *, images: int = 1) -> str:
         """Return the exact text that the model is given for a question."""
-        picture = self.spelling.picture if self.spelling else prompts.IMAGE_TOKEN
-        question = prompts.with_image(prompt, images, picture)
-        if self.style is not None:
-            return prompts.build([(question, None)], self.style)
-        content = [{"type": "image"}] * images + [{"type": "text", "text": prompt}]
-        message = {"role": "user", "content": content}
-        return self.processor.apply_chat_template([message], add_generation_prompt=True)
+        return prompt_text(self, prompt, images)
 
     def _open(self) -> Any:
         if self.model is None:
             raise ModelError(f'{self.name} has been closed. Load it again: load("{self.name}").')
         return self.model
 
-    def _prepare(self, image: Any, prompt: str, settings: Settings) -> AnswerStream:
-        """Turn picture and question into the model's inputs; every check comes first."""
-        model, started = self._open(), time.perf_counter()
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise PromptError(
-                'The prompt is empty. Ask something: ask(image, "Describe this picture.").'
-            )
-        pictures = [] if image is None else [open_image(image)]
-        text = self.prompt_text(prompt, images=len(pictures))
-        prompts.check_images(text, len(pictures))
-        inputs = encode(self.processor, pictures, [text], self.spelling).to(model.device)
-        if pictures:
-            inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-        context = model.config.get_text_config().max_position_embeddings
-        return AnswerStream(inputs, self.processor.tokenizer, settings, context, started)
-
     def _run(self, stream: AnswerStream, stop: Stop | None) -> Answer:
-        """Generate until the end, the limit or the stop, and count what it took."""
-        model = self._open()
-        on_gpu = model.device.type == "cuda"
-        with self._busy:
-            if on_gpu:
-                torch.cuda.reset_peak_memory_stats(model.device)
-            try:
-                with torch.inference_mode():
-                    model.generate(
-                        **stream.inputs,
-                        **stream.arguments,
-                        streamer=stream,
-                        stopping_criteria=[StopWhen(stop)] if stop is not None else None,
-                    )
-            except torch.OutOfMemoryError as error:
-                raise OutOfVramError(_out_of_memory(model, stream)) from error
-            peak = torch.cuda.max_memory_allocated(model.device) if on_gpu else None
-        return stream.answer(peak, model.generation_config.eos_token_id)
+        """Generate until the end, the limit or the stop, and count what it took.
 
-    def _pieces(self, stream: AnswerStream, stop: Stop | None) -> Iterator[str]:
-        """Generate in a thread; pass on pieces, and whatever goes wrong there."""
-        stream.listen()
-        left = EitherStop(stop)
-        worker = threading.Thread(
-            target=stream.work, args=(lambda: self._run(stream, left),), daemon=True
-        )
-        worker.start()
-        try:
-            yield from stream.pieces()
-        finally:
-            left.set()
-            worker.join()
+        No variable here holds the model: the frames of an error outlive it in a notebook.
+        """
+        ends = self._open().generation_config.eos_token_id
+        with self._busy, peak_on(self.device) as peak:
+            or_out_of_vram(
+                lambda: self._generate(stream, stop),
+                "answering",
+                self.device,
+                lambda: smaller_steps(self._open().config, self.quantization, stream.limit),
+            )
+        return stream.answer(peak.highest, ends)
 
-
-def _out_of_memory(model: Any, stream: AnswerStream) -> str:
-    free, total = torch.cuda.mem_get_info(model.device)
-    return (
-        f"The GPU ran out of memory while answering: {format_gib(free)} of {format_gib(total)} "
-        f"are free. Ask for a shorter answer (max_new_tokens={stream.limit // 2}), or load a "
-        'smaller model: load("llava-1.5-7b").'
-    )
+    def _generate(self, stream: AnswerStream, stop: Stop | None) -> None:
+        inputs = {name: tensor.to(self.device) for name, tensor in stream.inputs.items()}
+        with torch.inference_mode():
+            self._open().generate(
+                **inputs,
+                **stream.arguments,
+                streamer=stream,
+                stopping_criteria=[StopWhen(stop)] if stop is not None else None,
+            )

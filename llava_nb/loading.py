@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from .checkpoints import Checkpoint, locate, read_config
 from .errors import ModelError
+from .heap import large_blocks_apart
 from .layouts import find_source
 from .llava import Llava
 from .preflight import check_fits, needs
@@ -71,7 +72,7 @@ def load(
     release()
     checkpoint = checkpoint or locate(model)
     access = {"token": token or False, "cache_dir": str(cache_dir) if cache_dir else None}
-    with quiet(checkpoint):
+    with quiet(checkpoint), large_blocks_apart():
         _loaded[key] = _load(checkpoint, quantization, access, check)
     return _loaded[key]
 
@@ -80,6 +81,11 @@ def release() -> None:
     """Close the model that is loaded, if any, so that its memory is free."""
     while _loaded:
         _loaded.popitem()[1].close()
+
+
+def kept() -> Llava | None:
+    """Return the model that is loaded and open, if any."""
+    return next((llava for llava in _loaded.values() if not llava.closed), None)
 
 
 def _load(

@@ -20,7 +20,7 @@ from .catalog import known_models
 from .errors import DoesNotFitError
 from .facts import disk_free_bytes
 from .runtime import check_gpu, free_ram_bytes
-from .sizes import Shape, format_gib, shape_of
+from .sizes import IN_WORDS, Shape, format_gib, shape_of
 from .weight_files import WeightFiles, weight_files
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Needs", "WeightFiles", "check_fits", "needs", "shape_of", "weight_files"]
 
-IN_WORDS = {"4bit": "in 4 bits", "8bit": "in 8 bits", None: "unquantised"}
 FEWER_BITS = {None: ("8bit", "4bit"), "8bit": ("4bit",), "4bit": ()}
 
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from transformers import GenerationConfig, LlavaForConditionalGeneration
 
 from . import original
 from .checkpoints import Checkpoint, unreachable
-from .errors import LlavaNbError, ModelError, OutOfVramError
+from .errors import LlavaNbError, ModelError
 from .layouts import Source, weight_paths
-from .sizes import format_gib
+from .quantise import stored_quantization
+from .recovery import or_out_of_vram, smaller_steps
 
 
 def read_network(
@@ -34,13 +34,18 @@ def read_network(
     if source.is_original:
         where, more = None, {"state_dict": _original_weights(source, access)}
     try:
-        network, report = LlavaForConditionalGeneration.from_pretrained(
-            where,
-            config=source.config,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # check_loaded names them
-            **more,
-            **arguments,
+        network, report = or_out_of_vram(
+            lambda: LlavaForConditionalGeneration.from_pretrained(
+                where,
+                config=source.config,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # check_loaded names them
+                **more,
+                **arguments,
+            ),
+            f"loading {checkpoint.name}",
+            arguments["device_map"][""],
+            lambda: smaller_steps(source.config, _bits(source, arguments)),
         )
     except LlavaNbError:
         raise
@@ -48,18 +53,19 @@ def read_network(
         raise ModelError(
             f"A weight file of {checkpoint.name} is damaged or cut short ({error}). Fetch it again."
         ) from error
-    except torch.OutOfMemoryError as error:
-        free, total = torch.cuda.mem_get_info()
-        raise OutOfVramError(
-            f"{checkpoint.name} does not fit the GPU: {format_gib(free)} of {format_gib(total)} "
-            'are free. Take a smaller model, load("llava-1.5-7b"), or free the memory: restart '
-            "the runtime (Runtime > Restart session) and load first."
-        ) from error
     except OSError as error:
         raise ModelError(unreachable(checkpoint, error)) from error
     check_loaded(checkpoint, report)
     _forget_sampling(network)
     return network
+
+
+def _bits(source: Source, arguments: dict[str, Any]) -> str | None:
+    """Return how the weights are to be stored: as the files have them, or as `arguments` say."""
+    chosen = arguments.get("quantization_config")
+    if chosen is None:
+        return stored_quantization(source.raw)
+    return "4bit" if chosen.load_in_4bit else "8bit"
 
 
 def _original_weights(source: Source, access: dict[str, Any]) -> dict[str, Any]:

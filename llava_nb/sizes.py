@@ -1,10 +1,9 @@
-"""How many bytes a LLaVA of a given shape takes, and how bytes are written.
+"""The shape of a LLaVA, what it needs to be free, and how bytes are written.
 
-Covered: weights in half precision, 8 and 4 bits, the KV cache of a token, the VRAM and
-RAM to have free before loading, and the one formatter for bytes (bytes inside, GiB
-printed).
-Not covered: activations, the CUDA context and fragmentation, which no shape tells; an
-allowance stands for them. What is free (`runtime.py`), and comparing (`preflight.py`).
+Covered: the shape that a config describes, the bytes of its weights, the VRAM and the RAM
+to have free before loading, and the one formatter for bytes (bytes inside, GiB printed).
+Not covered: the formulas of each part (`parts.py`), what is free (`runtime.py`), and
+comparing (`preflight.py`).
 """
 
 from __future__ import annotations
@@ -12,19 +11,41 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .parts import (
+    ANSWER_TOKENS,
+    FULL,
+    HALF,
+    PROMPT_TOKENS,
+    Work,
+    kv_bytes_per_token,
+    tower_parameters,
+    vram_parts,
+    weights_by_part,
+)
+
 if TYPE_CHECKING:
     from transformers import LlavaConfig
 
+__all__ = [
+    "FULL",
+    "GIB",
+    "HALF",
+    "IN_WORDS",
+    "QUANTIZATIONS",
+    "Shape",
+    "format_gib",
+    "kv_bytes_per_token",
+    "needed_ram_bytes",
+    "needed_vram_bytes",
+    "parameters",
+    "shape_of",
+    "tower_parameters",
+    "weights_bytes",
+]
+
 GIB = 2**30
-HALF, FULL = 2, 4  # bytes of a float16 or bfloat16 number, and of a float32
 QUANTIZATIONS = ("4bit", "8bit", None)
-
-# bitsandbytes' NF4: a scale for each 64 weights; with double quantisation the scale is one byte,
-# and each 256 scales share a float32. Source: `quantize_4bit` in bitsandbytes/functional.py.
-NF4_BLOCK, NF4_SCALES_PER_FLOAT = 64, 256
-
-# What a model is expected to hold at once beside one picture: a question and a long answer.
-PROMPT_TOKENS, ANSWER_TOKENS = 64, 1024
+IN_WORDS = {"4bit": "in 4 bits", "8bit": "in 8 bits", None: "unquantised"}
 
 # RAM for what no shape tells, the libraries' own buffers above all: loading on a GPU, on a CPU.
 GPU_WORKING_ROOM, CPU_WORKING_ROOM = GIB // 2, GIB * 6 // 10
@@ -37,7 +58,8 @@ class Shape:
     The defaults are those of CLIP ViT-L/14 at 336 pixels: 24 x 24 patches and one
     class token make 577 positions. Fields have the names of the transformers
     configurations, shortened. `kv_hidden` is the width of all key heads together, which
-    is `hidden` unless query heads share them (grouped-query attention).
+    is `hidden` unless query heads share them (grouped-query attention). `tied` means that
+    the head is the embeddings once more and takes nothing.
     """
 
     hidden: int
@@ -50,6 +72,7 @@ class Shape:
     tower_positions: int = 577
     patch: int = 14
     kv_hidden: int | None = None
+    tied: bool = False
 
     @property
     def image_tokens(self) -> int:
@@ -88,6 +111,7 @@ def shape_of(config: LlavaConfig) -> Shape:
         intermediate=text.intermediate_size,
         vocabulary=text.vocab_size,
         kv_hidden=None if key_heads == heads else key_heads * head_width,
+        tied=bool(getattr(config, "tie_word_embeddings", False)),
         **tower,
     )
 
@@ -97,79 +121,28 @@ def format_gib(count: int | None) -> str:
     return "unknown" if count is None else f"{count / GIB:.2f} GiB"
 
 
-def linear_shapes(shape: Shape) -> list[tuple[int, int]]:
-    """(rows, columns) of every linear layer that is quantised: those of the Llama layers.
-
-    Attention has four (query, key, value, output; square where there are as many key heads
-    as query heads), the feed-forward part three. None has a bias.
-    """
-    square, narrow = (shape.hidden, shape.hidden), (shape.kv_width, shape.hidden)
-    up, down = (shape.intermediate, shape.hidden), (shape.hidden, shape.intermediate)
-    return shape.layers * [square, narrow, narrow, square, up, up, down]
-
-
-def kept_parameters(shape: Shape) -> int:
-    """Parameters that stay in half precision: embeddings, `lm_head`, norms, tower, projector."""
-    embeddings = 2 * shape.vocabulary * shape.hidden  # in and out; they are not tied
-    norms = (2 * shape.layers + 1) * shape.hidden
-    projector = (shape.tower_hidden + 1 + shape.hidden + 1) * shape.hidden
-    return embeddings + norms + projector + tower_parameters(shape)
-
-
-def tower_parameters(shape: Shape) -> int:
-    """Parameters of the CLIP tower, with its two outer norms. Each norm has weight and bias."""
-    width, inner = shape.tower_hidden, shape.tower_intermediate
-    attention = 4 * (width * width + width)
-    feed_forward = 2 * width * inner + inner + width
-    layer = attention + feed_forward + 2 * 2 * width
-    embeddings = (3 * shape.patch**2 + shape.tower_positions + 1) * width  # patches, places, class
-    return embeddings + shape.tower_layers * layer + 2 * 2 * width
-
-
 def parameters(shape: Shape) -> int:
     """All parameters."""
-    return kept_parameters(shape) + sum(rows * columns for rows, columns in linear_shapes(shape))
+    return weights_bytes(shape, None, 1)
 
 
 def weights_bytes(shape: Shape, quantization: str | None, number: int = HALF) -> int:
     """Bytes of the weights with `quantization` "4bit" (NF4, double quantisation), "8bit" or None.
 
-    Only the language model's linear layers are quantised; what is not takes `number` bytes
-    a parameter. A code book of 256 float32 numbers for each 4-bit layer is left out:
-    0.2 MiB in 7B.
+    What is not quantised takes `number` bytes a parameter. By part: `parts.weights_by_part`.
     """
-    linears = sum(
-        _linear_bytes(rows, columns, quantization, number) for rows, columns in linear_shapes(shape)
-    )
-    return linears + number * kept_parameters(shape)
-
-
-def _linear_bytes(rows: int, columns: int, quantization: str | None, number: int = HALF) -> int:
-    weights = rows * columns
-    if quantization == "4bit":
-        scales = -(-weights // NF4_BLOCK)
-        return weights // 2 + scales + 4 * -(-scales // NF4_SCALES_PER_FLOAT)
-    if quantization == "8bit":
-        return weights + 4 * rows  # LLM.int8: one float32 scale for each row
-    return number * weights
-
-
-def kv_bytes_per_token(shape: Shape) -> int:
-    """Bytes that one token takes in the KV cache: a key and a value, in half precision."""
-    return 2 * shape.layers * shape.kv_width * HALF
+    return sum(weights_by_part(shape, quantization, number).values())
 
 
 def needed_vram_bytes(shape: Shape, quantization: str | None, context_tokens: int) -> int:
-    """Free VRAM needed: weights, KV cache of a picture and an answer, and an allowance.
+    """Free VRAM needed for one picture, a question and a long answer, with what is kept free.
 
-    `context_tokens` is the longest prompt and answer together. The allowance is for what
-    no shape tells: the CUDA context, activations, and the peak while loading, when parts
-    in half precision are there beside the quantised ones. It is a quarter of the rest
-    where something is quantised, and half a GiB otherwise and at least.
+    The sum of `parts.vram_parts`, which `estimate_vram` shows one by one. `context_tokens`
+    is the longest prompt and answer together.
     """
-    tokens = min(context_tokens, shape.image_tokens + PROMPT_TOKENS + ANSWER_TOKENS)
-    known = weights_bytes(shape, quantization) + tokens * kv_bytes_per_token(shape)
-    return known + max(known // 4 if quantization else 0, GIB // 2)
+    room = max(context_tokens - shape.image_tokens - PROMPT_TOKENS, 1)
+    work = Work(new_tokens=min(ANSWER_TOKENS, room))
+    return sum(vram_parts(shape, quantization, work).values())
 
 
 def needed_ram_bytes(shape: Shape, quantization: str | None, *, on_gpu: bool) -> int:

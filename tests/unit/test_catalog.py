@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from llava_nb import catalog, sizes
+from llava_nb import catalog, parts, sizes
 from llava_nb.errors import ModelError
 from llava_nb.nvidia import Gpu
 from llava_nb.report import GpuReport
@@ -69,7 +69,7 @@ def test_nf4_bytes_are_those_of_bitsandbytes():
         torch.randn(rows, columns), quant_type="nf4", compress_statistics=True
     )
     held = packed.nbytes + state.absmax.nbytes + state.state2.absmax.nbytes
-    assert sizes._linear_bytes(rows, columns, "4bit") == held
+    assert parts.linear_bytes(rows, columns, "4bit") == held
 
 
 @pytest.mark.skipif(not TINY_CONFIG.exists(), reason="the embedded weights are not built yet")
@@ -102,9 +102,9 @@ def test_a_picture_of_llava_takes_576_tokens():
     assert SEVEN.image_tokens == THIRTEEN.image_tokens == 576
 
 
-def test_vram_needs_are_about_six_and_about_eleven_gib():
-    assert round(SEVEN.needs_vram_bytes / GIB) == 6, SEVEN.needs_vram_bytes
-    assert round(THIRTEEN.needs_vram_bytes / GIB) == 11, THIRTEEN.needs_vram_bytes
+def test_vram_needs_are_about_six_gib_and_between_ten_and_eleven():
+    assert 5.8 < SEVEN.needs_vram_bytes / GIB < 6.5, SEVEN.needs_vram_bytes
+    assert 10 < THIRTEEN.needs_vram_bytes / GIB < 11, THIRTEEN.needs_vram_bytes
 
 
 def test_vram_needs_leave_room_beside_weights_and_cache():
@@ -163,13 +163,13 @@ def test_the_largest_that_fits_is_recommended(free_gib, chosen):
 
 
 def test_a_smaller_choice_says_what_the_larger_needs():
-    assert "llava-1.5-13b would need 10.75 GiB" in catalog.recommend(report_with(8)).reason
+    assert "llava-1.5-13b would need 10.22 GiB" in catalog.recommend(report_with(8)).reason
 
 
 @pytest.mark.parametrize(
     ("report", "reason"),
     [
-        (GpuReport(), "there is no CUDA GPU; llava-1.5-7b needs 6.27 GiB"),
+        (GpuReport(), "there is no CUDA GPU; llava-1.5-7b needs 6.21 GiB"),
         (report_with(3), "the Tesla T4 has only 3.00 GiB of VRAM free"),
         (report_with(None), "the free VRAM of the Tesla T4 is unknown"),
         (report_with(14, torch_cuda=None), "torch 2.11.0 is a CPU build and cannot use"),

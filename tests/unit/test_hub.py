@@ -106,6 +106,13 @@ def test_a_private_model_gets_the_token_given(ask_hub):
     assert "Bearer hf_mine" in {token for _, token in Hub.asked}
 
 
+def test_an_estimate_fetches_the_config_alone(ask_hub):
+    run = ask_hub("import llava_nb; print(llava_nb.estimate_vram('somebody/small-llava').title)")
+    assert run.stdout.startswith("somebody/small-llava in 4 bits"), run.stderr[-2000:]
+    fetched = {path.rpartition("/")[2] for path, _ in Hub.asked if "/resolve/" in path}
+    assert fetched == {"config.json"} and {token for _, token in Hub.asked} == {None}, Hub.asked
+
+
 def test_an_id_that_the_hub_does_not_know(ask_hub):
     run = ask_hub("from llava_nb import load; load('somebody/no-such-llava')")
     assert "ModelError: somebody/no-such-llava could not be fetched" in run.stderr

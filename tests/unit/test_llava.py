@@ -1,11 +1,11 @@
 """Asking the real embedded model: right answers, streams, stops and faults."""
 
+import contextlib
 import threading
 
 import pytest
-import torch
 
-from llava_nb import ModelError, OutOfVramError, PromptError, load, open_image
+from llava_nb import ModelError, PromptError, llava, load, open_image
 from llava_nb.pictures import SEEDS, example_picture, scene_of
 from llava_nb.tiny.questions import describe_scene
 
@@ -41,6 +41,14 @@ def test_figures_of_an_answer(tiny, picture):
     answer = tiny.ask(picture, QUESTION)
     assert answer.finish == "eos" and answer.peak_vram_bytes is None
     assert 0 < answer.first_token_seconds <= answer.seconds
+
+
+def test_the_peak_of_an_answer_is_the_trackers(tiny, picture, monkeypatch):
+    class Tracker(contextlib.nullcontext):
+        highest = 123
+
+    monkeypatch.setattr(llava, "peak_on", lambda device: Tracker(Tracker))
+    assert tiny.ask(picture, QUESTION, max_new_tokens=2).peak_vram_bytes == 123
 
 
 def test_a_cut_answer_says_so(tiny, picture):
@@ -85,16 +93,6 @@ def test_a_fault_of_the_model_reaches_whoever_reads_the_stream(tiny, picture, mo
     monkeypatch.setattr(tiny.model, "generate", lambda **_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(tiny.stream(picture, QUESTION))
-
-
-def test_out_of_memory_names_the_way_out(tiny, picture, monkeypatch):
-    def fail(**_):
-        raise torch.OutOfMemoryError
-
-    monkeypatch.setattr(tiny.model, "generate", fail)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**29, 15 * 2**30))
-    with pytest.raises(OutOfVramError, match="0.50 GiB of 15.00 GiB are free. Ask for a shorter"):
-        tiny.ask(picture, QUESTION)
 
 
 def test_a_question_without_a_picture(tiny):

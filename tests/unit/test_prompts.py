@@ -16,11 +16,17 @@ def test_one_turn_is_the_originals(style):
     assert prompts.build([(question, None)], style) == RECORDED[style]["one_turn"]
 
 
-@pytest.mark.parametrize("style", prompts.STYLES)
+@pytest.mark.parametrize("style", [each for each in prompts.STYLES if each != "plain"])
 def test_two_turns_are_the_originals(style):
     first = (prompts.with_image("What is this?"), "A cat.")
     built = prompts.build([first, ("What colour?", None)], style)
     assert built == RECORDED[style]["two_turns"]
+
+
+def test_the_plain_style_has_no_second_turn():
+    """Nor has the original's: it raises TypeError there."""
+    with pytest.raises(PromptError, match='"plain" has one turn; use another'):
+        prompts.build([("One?", "A cat."), ("Two?", None)], "plain")
 
 
 def test_the_default_is_what_llava_1_5_was_trained_with():

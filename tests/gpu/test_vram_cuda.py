@@ -1,0 +1,156 @@
+"""Estimates, reports, peaks and recovery in CUDA: `pytest -m gpu` on a machine with an NVIDIA GPU.
+
+The embedded model is small, so what is compared here are tensors, not the CUDA context; true
+sizes are for the benchmarks.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from llava_nb import (
+    OutOfVramError,
+    VramLog,
+    estimate_vram,
+    free_vram,
+    load,
+    track_vram,
+    vram_report,
+)
+from llava_nb.loading import release
+from llava_nb.pictures import example_picture
+
+pytestmark = pytest.mark.gpu
+MIB = 2**20
+QUESTION = "Describe this picture."
+
+
+@pytest.fixture(autouse=True)
+def nothing_loaded():
+    """Tensors of earlier tests must not be counted."""
+    release()
+    gc.collect()
+    torch.cuda.empty_cache()
+    yield
+    release()
+
+
+def block(mib):
+    return torch.empty(mib * MIB, dtype=torch.uint8, device="cuda")
+
+
+@pytest.mark.parametrize("quantization", ["4bit", "8bit", None])
+def test_weights_allocated_are_those_estimated(quantization):
+    before = torch.cuda.memory_allocated()
+    llava = load("tiny", quantization=quantization)
+    held = torch.cuda.memory_allocated() - before
+    expected = estimate_vram(llava).weights_bytes
+    # Each tensor takes a multiple of 512 bytes; in 4 bits each layer has six of them.
+    tensors = 6 * len(list(llava.model.parameters()))
+    assert expected * 0.98 < held < expected * 1.02 + 512 * tensors, (held, expected)
+
+
+@pytest.mark.parametrize("quantization", ["4bit", "8bit", None])
+def test_the_report_finds_every_byte_of_the_model(quantization):
+    before = torch.cuda.memory_allocated()
+    llava = load("tiny", quantization=quantization)
+    held = torch.cuda.memory_allocated() - before
+    counted = sum(vram_report(llava).parts.values())
+    tensors = 6 * len(list(llava.model.parameters()))
+    assert counted <= held <= counted + 512 * tensors + MIB // 4, (counted, held)
+
+
+def test_the_estimate_is_in_vram_with_a_context():
+    found = estimate_vram(load("tiny"))
+    assert found.memory == "VRAM" and found.parts["CUDA context"] > 0
+
+
+def test_the_report_agrees_with_torch():
+    load("tiny")
+    report = vram_report()
+    free, total = torch.cuda.mem_get_info()
+    assert report.memory == "VRAM" and report.total_bytes == total
+    assert report.free_bytes == pytest.approx(free, abs=64 * MIB)
+    assert report.allocated_bytes == torch.cuda.memory_allocated()
+    assert sum(count for _, count in report.rows) + report.free_bytes == total
+    assert report.tokens_that_fit > 0
+
+
+def test_the_context_and_other_processes_are_what_torch_does_not_have():
+    block(1)
+    report = vram_report()
+    rest = report.total_bytes - report.free_bytes - report.reserved_bytes
+    assert report.context_bytes > 0 and report.context_bytes + report.others_bytes == rest
+
+
+def test_a_peak_is_exact():
+    log = VramLog()
+    with track_vram("block", log) as track:
+        del_me = block(64)
+        del del_me
+    assert track.peak_bytes - track.start_bytes == 64 * MIB and track.memory == "VRAM"
+    assert track.end_bytes == track.start_bytes
+
+
+def test_an_answer_leaves_the_peak_of_the_tracker_around_it():
+    llava, log = load("tiny"), VramLog()
+    with track_vram("all", log) as track:
+        large = block(256)
+        del large
+        answer = llava.ask(example_picture(), QUESTION)
+    assert track.peak_bytes >= track.start_bytes + 256 * MIB > answer.peak_vram_bytes
+
+
+def test_an_answer_takes_no_more_than_estimated():
+    llava = load("tiny")
+    llava.ask(example_picture(), QUESTION)  # cuBLAS takes its workspace once
+    start = torch.cuda.memory_allocated()
+    answer = llava.ask(example_picture(), QUESTION, max_new_tokens=64)
+    estimate = estimate_vram(llava, max_new_tokens=64)
+    foretold = estimate.kv_bytes + estimate.parts["activations"]
+    assert answer.peak_vram_bytes - start <= foretold + MIB, (answer, foretold)
+
+
+def test_free_vram_gives_unused_blocks_back():
+    large = block(512)
+    del large
+    freed = free_vram()
+    assert freed.memory == "VRAM" and freed.reserved_bytes >= 512 * MIB, freed
+
+
+@pytest.mark.parametrize("call", ["ask", "stream"])
+def test_a_real_out_of_memory_leaves_the_model_usable(call, monkeypatch):
+    llava, held = load("tiny"), []
+    real = llava.model.generate
+
+    def fill(**arguments):
+        if held:
+            return real(**arguments)
+        large = block(64)
+        held.append(weakref.ref(large))
+        return torch.empty(2**50, dtype=torch.uint8, device="cuda")
+
+    monkeypatch.setattr(llava.model, "generate", fill)
+    before = torch.cuda.memory_allocated()
+    with pytest.raises(OutOfVramError, match="The GPU ran out of memory while answering"):
+        if call == "ask":
+            llava.ask(example_picture(), QUESTION)
+        else:
+            list(llava.stream(example_picture(), QUESTION))
+    assert held[0]() is None and torch.cuda.memory_allocated() <= before + MIB
+    assert llava.ask(example_picture(), QUESTION).finish == "eos"
+
+
+def test_a_small_share_of_the_gpu_is_an_out_of_memory_while_loading():
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(MIB / total, 1.0))
+    try:
+        with pytest.raises(OutOfVramError, match="The GPU ran out of memory while loading tiny"):
+            load("tiny", quantization=None)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert load("tiny", quantization=None).ask(example_picture(), QUESTION).finish == "eos"
