@@ -48,7 +48,7 @@ QUANTIZATIONS = ("4bit", "8bit", None)
 IN_WORDS = {"4bit": "in 4 bits", "8bit": "in 8 bits", None: "unquantised"}
 
 # RAM for what no shape tells, the libraries' own buffers above all: loading on a GPU, on a CPU.
-GPU_WORKING_ROOM, CPU_WORKING_ROOM = GIB // 2, GIB * 6 // 10
+GPU_WORKING_ROOM, CPU_WORKING_ROOM = GIB // 2, GIB // 2
 
 
 @dataclass(frozen=True)

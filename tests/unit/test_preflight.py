@@ -229,7 +229,7 @@ def test_too_little_disk_is_not_helped_by_fewer_bits(machine):
 def test_too_little_ram_on_a_cpu(machine):
     machine(ram=3.0)
     message = refusal(SEVEN, device="cpu")
-    assert "does not fit: RAM needed 5.90 GiB, free 3.00 GiB, short by 2.90 GiB." in message
+    assert "does not fit: RAM needed 5.80 GiB, free 3.00 GiB, short by 2.80 GiB." in message
     assert "VRAM" not in message and loads_in(message) == ['load("tiny")']
 
 
