@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .catalog import all_names, find, known_models, recommend
+from .catalog import all_models, all_names, find, recommend
 from .errors import ModelError
 from .refusals import check_parts, check_transformers_layout, is_original
 from .runtime import check_gpu
@@ -166,7 +166,7 @@ def read_config(checkpoint: Checkpoint, *, token: str | bool, cache_dir: str | N
     except (OSError, ValueError) as error:
         raise ModelError(unreachable(checkpoint, error)) from error
     if not is_original(config):
-        known = [model.name for model in known_models()]
+        known = [model.name for model in all_models()]
         check_transformers_layout(checkpoint.name, config, known)
     return config
 

@@ -14,6 +14,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 from . import catalog
 from .checkpoints import Checkpoint, locate, read_config
 from .errors import ModelError
+from .family import build_config
 from .layouts import find_tower
 from .quantise import stored_quantization
 from .refusals import check_original_layout, is_original
@@ -38,7 +39,7 @@ def config_alone(model: str | Path, quantization: str | None) -> tuple[str, Shap
             f"The weights of {checkpoint.name} are stored in {stored} already: "
             f'estimate_vram(..., quantization="{stored}").'
         )
-    config = _original_config(checkpoint, raw) if is_original(raw) else LlavaConfig.from_dict(raw)
+    config = _original_config(checkpoint, raw) if is_original(raw) else build_config(raw)
     holds = getattr(config.text_config, "max_position_embeddings", None) or 4096
     return checkpoint.name, shape_of(config), holds
 

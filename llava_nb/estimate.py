@@ -2,7 +2,8 @@
 
 Covered: finding the shape of a model by short name, hub id, folder or loaded model, and
 how the estimate reads. Not covered: the formulas (`parts.py`), whether it fits what is
-free (`preflight.py`), what is really held (`vram.py`).
+free (`preflight.py`), what is really held (`vram.py`), and what a model remembers of
+pictures (`prefix_cache.py`): that takes a share of what is free, and makes room.
 """
 
 from __future__ import annotations
@@ -117,8 +118,10 @@ def estimate_vram(
     any other hub id, of which config.json alone is; a folder with a config.json in
     either layout; or a loaded Llava, whose own quantization and number format count. In
     the authors' layout the tower counts as LLaVA-1.5's where its folder is not at hand.
-    `prompt_tokens` are those of the question, without pictures; the answer ends where
-    the model's context does. The formulas and their sources: `parts.py`.
+    `prompt_tokens` are those of the question, without pictures. A picture counts as the
+    most tokens and tiles that the model makes of one: 576 in LLaVA-1.5, up to 2,928 in
+    LLaVA-NeXT and 8,829 in LLaVA-OneVision, by form and size (`shapes.most_tokens`). The
+    answer ends where the model's context does. The formulas and their sources: `parts.py`.
 
     Raises ModelError for a model that cannot be found or read, PromptError for numbers
     that mean nothing or exceed the context.

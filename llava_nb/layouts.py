@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
-from transformers import LlavaConfig, LlavaProcessor, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 
 from . import original
 from .checkpoints import Checkpoint, unreachable
 from .errors import ModelError
+from .family import build_config
 from .processing import build_processor
 from .refusals import check_original_layout, check_parts, is_original
 from .spelling import Spelling, build_tokenizer, read_spelling
@@ -41,7 +42,7 @@ class Source:
     """
 
     raw: dict[str, Any]
-    config: LlavaConfig
+    config: PretrainedConfig
     places: tuple[Checkpoint, ...]
     files: tuple[WeightFiles, ...]
     folder: Path
@@ -54,7 +55,7 @@ class Source:
         """Whether it is in the LLaVA authors' own layout."""
         return is_original(self.raw)
 
-    def processor(self) -> LlavaProcessor:
+    def processor(self) -> ProcessorMixin:
         """Return tokenizer and image processor, joined. Raises ModelError if they are not there."""
         try:
             return build_processor(
@@ -80,7 +81,7 @@ def find_source(checkpoint: Checkpoint, raw: dict[str, Any], access: dict[str, A
     folder = small_files(checkpoint, access)
     return Source(
         raw,
-        LlavaConfig.from_dict(raw),
+        build_config(raw),
         (checkpoint,),
         _known(weight_files(checkpoint.source, is_folder=checkpoint.is_folder, **access)),
         folder,

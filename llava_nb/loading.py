@@ -128,7 +128,7 @@ def _load(
         name=checkpoint.name,
         reason=checkpoint.reason,
         quantization=quantization,
-        style=source.spelling.style if source.spelling else prompt_style(processor),
+        style=source.spelling.style if source.spelling else prompt_style(processor, source.config),
         spelling=source.spelling,
     )
 

@@ -3,7 +3,7 @@
 Covered: the weights by part, the KV cache, the activations of an answer, the CUDA context,
 and the room that is kept free. Whoever foretells memory adds up `vram_parts`; there is no
 second formula.
-Not covered: the shape itself and RAM (`sizes.py`), models by name (`estimate.py`), what
+Not covered: the shape itself (`shapes.py`), RAM (`sizes.py`), models by name (`estimate.py`), what
 is really held (`vram.py`).
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .sizes import Shape
+    from .shapes import Shape
 
 HALF, FULL = 2, 4  # bytes of a float16 or bfloat16 number, and of a float32
 
@@ -74,14 +74,16 @@ def vram_parts(
 def weights_by_part(shape: Shape, quantization: str | None, number: int = HALF) -> dict[str, int]:
     """Return the bytes of the weights, by the names in WEIGHTS.
 
-    Only the language model's linear layers are quantised; its norms are counted with
-    them. A code book of 256 float32 numbers for each 4-bit layer is left out: 0.2 MiB
-    in 7B.
+    Only the language model's linear layers are quantised; its norms and biases are counted
+    with them, the vector for the end of a row with the projector. A code book of 256
+    float32 numbers for each 4-bit layer is left out: 0.2 MiB in 7B.
     """
     linears = sum(linear_bytes(*each, quantization, number) for each in linear_shapes(shape))
     norms = (2 * shape.layers + 1) * shape.hidden
+    if shape.attention_bias:
+        norms += shape.layers * (shape.hidden + 2 * shape.kv_width)
     embeddings = shape.vocabulary * shape.hidden
-    projector = (shape.tower_hidden + 1 + shape.hidden + 1) * shape.hidden
+    projector = projector_parameters(shape)
     head = 0 if shape.tied else embeddings
     kept = (embeddings, head, tower_parameters(shape), projector)
     counts = (linears + number * norms, *(number * each for each in kept))
@@ -89,10 +91,10 @@ def weights_by_part(shape: Shape, quantization: str | None, number: int = HALF) 
 
 
 def linear_shapes(shape: Shape) -> list[tuple[int, int]]:
-    """(rows, columns) of every linear layer that is quantised: those of the Llama layers.
+    """(rows, columns) of every linear layer that is quantised: those of the language model.
 
     Attention has four (query, key, value, output; square where there are as many key heads
-    as query heads), the feed-forward part three. None has a bias.
+    as query heads), the feed-forward part three. Biases are not quantised.
     """
     square, narrow = (shape.hidden, shape.hidden), (shape.kv_width, shape.hidden)
     up, down = (shape.intermediate, shape.hidden), (shape.hidden, shape.intermediate)
@@ -110,14 +112,24 @@ def linear_bytes(rows: int, columns: int, quantization: str | None, number: int 
     return number * weights
 
 
+def projector_parameters(shape: Shape) -> int:
+    """Parameters of the projector: two linear layers with biases, and what else it may have."""
+    read = shape.features * shape.tower_hidden
+    linears = (read + 1 + shape.hidden + 1) * shape.hidden
+    return linears + 2 * read * shape.projector_norm + shape.hidden * shape.newline
+
+
 def tower_parameters(shape: Shape) -> int:
-    """Parameters of the CLIP tower, with its two outer norms. Each norm has weight and bias."""
+    """Parameters of the tower, with its outer norms. Each norm has weight and bias.
+
+    CLIP has a class token; SigLIP has none, and a bias of the same size for its patches.
+    """
     width, inner = shape.tower_hidden, shape.tower_intermediate
     attention = 4 * (width * width + width)
     feed_forward = 2 * width * inner + inner + width
     layer = attention + feed_forward + 2 * 2 * width
-    embeddings = (3 * shape.patch**2 + shape.tower_positions + 1) * width  # patches, places, class
-    return embeddings + shape.tower_layers * layer + 2 * 2 * width
+    embeddings = (3 * shape.patch**2 + shape.tower_positions + 1) * width  # patches, places, one
+    return embeddings + shape.tower_layers * layer + 2 * shape.tower_norms * width
 
 
 def kv_bytes_per_token(shape: Shape, number: int = HALF) -> int:
@@ -128,18 +140,18 @@ def kv_bytes_per_token(shape: Shape, number: int = HALF) -> int:
 def activation_bytes(shape: Shape, quantization: str | None, work: Work, number: int = HALF) -> int:
     """Return the most that an answer needs beside weights and cache, at its first token.
 
-    The tower's hidden states of every layer, which transformers keeps until the answer has
-    begun, and the larger of a tower layer's feed-forward part and the language model's
-    prefill. The prefill is, for each token, four tensors as wide as the model (input,
-    residual, norm, output) and three as wide as the feed-forward part (gate, up, their
-    product) or the six of attention; in 4 bits the largest matrix, unpacked, and in 8
-    bits the product in int32. The logits, in float32, are those of the last position.
+    The tower's hidden states of every layer and of every tile, which transformers keeps
+    until the answer has begun, and the larger of a tower layer's feed-forward part and the
+    language model's prefill. The prefill is, for each token, four tensors as wide as the
+    model (input, residual, norm, output) and three as wide as the feed-forward part (gate,
+    up, their product) or the six of attention; in 4 bits the largest matrix, unpacked, and
+    in 8 bits the product in int32. The logits, in float32, are those of the last position.
 
     Sources: `LlamaMLP`, `CLIPMLP` and `LlavaModel.forward` in transformers,
     `_dequant_linear_fallback` and `int8_scaled_mm` in bitsandbytes. Attention's scores
     are left out: torch's fused attention does not hold them.
     """
-    positions = work.batch * work.images * shape.tower_positions
+    positions = work.batch * work.images * shape.tiles * shape.tower_positions
     hidden_states = positions * (shape.tower_layers + 1) * shape.tower_hidden
     tower_layer = positions * (3 * shape.tower_intermediate + 2 * shape.tower_hidden)
     tokens = work.prefill_tokens(shape)

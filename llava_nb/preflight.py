@@ -24,7 +24,7 @@ from .sizes import IN_WORDS, Shape, format_gib, shape_of
 from .weight_files import WeightFiles, weight_files
 
 if TYPE_CHECKING:
-    from transformers import LlavaConfig
+    from transformers import PretrainedConfig
 
 __all__ = ["Needs", "WeightFiles", "check_fits", "needs", "shape_of", "weight_files"]
 
@@ -82,7 +82,7 @@ def _short(needed: int, free: int | None) -> int:
 
 
 def needs(
-    config: LlavaConfig,
+    config: PretrainedConfig,
     files: Sequence[WeightFiles],
     *,
     quantization: str | None,

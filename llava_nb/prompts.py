@@ -52,9 +52,9 @@ def _llama_2(turns: Sequence[tuple[str, str | None]], style: Style) -> str:
     # The original strips the "<s>" before the first turn: the tokenizer adds its own.
     text = ""
     for number, (question, answer) in enumerate(turns):
-        if number == 0:
+        if number == 0 and style.system:
             question = f"<<SYS>>\n{style.system}\n<</SYS>>\n\n{question}"
-        text += ("" if number == 0 else "<s>") + f"[INST] {question} [/INST]"
+        text += ("" if number == 0 else style.start) + f"[INST] {question} [/INST]"
         if answer is not None:
             text += f" {answer} {style.stop}"
     return text

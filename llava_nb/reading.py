@@ -11,19 +11,18 @@ from __future__ import annotations
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import GenerationConfig, LlavaForConditionalGeneration
+from transformers import GenerationConfig, PreTrainedModel
 
 from . import original
 from .checkpoints import Checkpoint, unreachable
 from .errors import LlavaNbError, ModelError
+from .family import network_class
 from .layouts import Source, weight_paths
 from .quantise import stored_quantization
 from .recovery import or_out_of_vram, smaller_steps
 
 
-def read_network(
-    source: Source, access: dict[str, Any], **arguments: Any
-) -> LlavaForConditionalGeneration:
+def read_network(source: Source, access: dict[str, Any], **arguments: Any) -> PreTrainedModel:
     """Return the network with its weights, fetching them if need be.
 
     `arguments` go to from_pretrained: dtype, device_map, quantization_config. Raises
@@ -35,7 +34,7 @@ def read_network(
         where, more = None, {"state_dict": _original_weights(source, access)}
     try:
         network, report = or_out_of_vram(
-            lambda: LlavaForConditionalGeneration.from_pretrained(
+            lambda: network_class(source.config).from_pretrained(
                 where,
                 config=source.config,
                 output_loading_info=True,
@@ -99,12 +98,16 @@ def check_loaded(checkpoint: Checkpoint, report: dict[str, Any]) -> None:
         )
 
 
-def _forget_sampling(network: LlavaForConditionalGeneration) -> None:
+def _forget_sampling(network: PreTrainedModel) -> None:
     """Keep only the token ids of the checkpoint's generation settings.
 
-    Some carry Vicuna's temperature and top_p, which greedy decoding complains about.
+    Some carry Vicuna's temperature and top_p, which greedy decoding complains about; some
+    have no padding token, of which every answer would warn.
     """
     old = network.generation_config
+    ends = old.eos_token_id if isinstance(old.eos_token_id, list) else [old.eos_token_id]
     network.generation_config = GenerationConfig(
-        bos_token_id=old.bos_token_id, eos_token_id=old.eos_token_id, pad_token_id=old.pad_token_id
+        bos_token_id=old.bos_token_id,
+        eos_token_id=old.eos_token_id,
+        pad_token_id=ends[0] if old.pad_token_id is None else old.pad_token_id,
     )

@@ -11,14 +11,18 @@ from collections.abc import Collection
 from typing import Any
 
 from .errors import ModelError
+from .family import CLASSES
 
 _WEIGHT_ENDINGS = (".safetensors", ".bin")
 _INSTEAD = 'load("llava-1.5-7b") or load("llava-1.5-13b")'
+_CONVERTED = "which load() reads in the transformers layout alone"
 # What the original calls its models on other language models, and what transformers offers.
 _OTHER_LANGUAGE_MODELS = {
     "mpt": f"MPT, which transformers no longer runs. Use {_INSTEAD}",
-    "mistral": "Mistral: that is LLaVA 1.6, which load() does not read. Use " + _INSTEAD,
-    "qwen": f"Qwen, which load() does not read. Use {_INSTEAD}",
+    "mistral": f"Mistral: that is LLaVA 1.6 or BakLLaVA, {_CONVERTED}. "
+    'Use load("llava-1.6-mistral-7b") or load("bakllava-v1")',
+    "qwen": f"Qwen: that is LLaVA 1.6 or LLaVA-OneVision, {_CONVERTED}. "
+    'Use load("llava-onevision-7b")',
     "gemma": f"Gemma, which load() does not read. Use {_INSTEAD}",
 }
 _PROJECTORS = ("linear", "mlp2x_gelu")
@@ -37,19 +41,20 @@ def is_original(config: dict[str, Any]) -> bool:
 
 
 def check_transformers_layout(name: str, config: dict[str, Any], known: Collection[str]) -> None:
-    """Raise ModelError unless the config is of a LLaVA in the transformers layout."""
+    """Raise ModelError unless the config is of the LLaVA family in the transformers layout."""
     kind = config.get("model_type")
-    if kind != "llava" or "text_config" not in config or "vision_config" not in config:
+    if kind not in CLASSES or "text_config" not in config or "vision_config" not in config:
         raise ModelError(
-            f"{name} is a model of type {kind!r}, and load() reads LLaVA "
-            f'(type "llava"). Models that it knows by name: {", ".join(known)}.'
+            f"{name} is a model of type {kind!r}, and load() reads LLaVA and its family "
+            f"(types {', '.join(CLASSES)}). Models that it knows by name: {', '.join(known)}."
         )
 
 
 def check_original_layout(name: str, raw: dict[str, Any]) -> None:
     """Raise ModelError for a config.json in the original layout that load() does not read.
 
-    It reads LLaVA-1.x on Llama or Vicuna, with a linear or a two-layer projector.
+    It reads LLaVA-1.x on Llama or Vicuna, with a linear or a two-layer projector; of later
+    models it names the twin in the transformers layout.
     """
     kind = f"{raw.get('model_type', '')} {' '.join(raw.get('architectures') or [])}".casefold()
     for family, sentence in _OTHER_LANGUAGE_MODELS.items():
@@ -59,7 +64,7 @@ def check_original_layout(name: str, raw: dict[str, Any]) -> None:
     if ratio not in (None, "pad", "square"):
         raise ModelError(
             f"{name} cuts pictures into tiles (image_aspect_ratio {ratio!r}): that is LLaVA 1.6 or "
-            f"later, and load() reads 1.x. Use {_INSTEAD}."
+            f'later, {_CONVERTED}. Use load("llava-1.6-vicuna-7b") or load("llava-1.6-vicuna-13b").'
         )
     projector = raw.get("mm_projector_type") or "linear"
     if projector not in _PROJECTORS:

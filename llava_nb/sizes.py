@@ -1,15 +1,12 @@
-"""The shape of a LLaVA, what it needs to be free, and how bytes are written.
+"""What a LLaVA of a given shape needs to be free, and how bytes are written.
 
-Covered: the shape that a config describes, the bytes of its weights, the VRAM and the RAM
-to have free before loading, and the one formatter for bytes (bytes inside, GiB printed).
-Not covered: the formulas of each part (`parts.py`), what is free (`runtime.py`), and
+Covered: the bytes of its weights, the VRAM and the RAM to have free before loading, and
+the one formatter for bytes (bytes inside, GiB printed). Not covered: the shape itself
+(`shapes.py`), the formulas of each part (`parts.py`), what is free (`runtime.py`), and
 comparing (`preflight.py`).
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from .parts import (
     ANSWER_TOKENS,
@@ -22,9 +19,7 @@ from .parts import (
     vram_parts,
     weights_by_part,
 )
-
-if TYPE_CHECKING:
-    from transformers import LlavaConfig
+from .shapes import Shape, shape_of
 
 __all__ = [
     "FULL",
@@ -49,71 +44,6 @@ IN_WORDS = {"4bit": "in 4 bits", "8bit": "in 8 bits", None: "unquantised"}
 
 # RAM for what no shape tells, the libraries' own buffers above all: loading on a GPU, on a CPU.
 GPU_WORKING_ROOM, CPU_WORKING_ROOM = GIB // 2, GIB // 2
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of a LLaVA: a Llama language model, a CLIP tower, a two-layer projector.
-
-    The defaults are those of CLIP ViT-L/14 at 336 pixels: 24 x 24 patches and one
-    class token make 577 positions. Fields have the names of the transformers
-    configurations, shortened. `kv_hidden` is the width of all key heads together, which
-    is `hidden` unless query heads share them (grouped-query attention). `tied` means that
-    the head is the embeddings once more and takes nothing.
-    """
-
-    hidden: int
-    layers: int
-    intermediate: int
-    vocabulary: int
-    tower_hidden: int = 1024
-    tower_layers: int = 24
-    tower_intermediate: int = 4096
-    tower_positions: int = 577
-    patch: int = 14
-    kv_hidden: int | None = None
-    tied: bool = False
-
-    @property
-    def image_tokens(self) -> int:
-        """Tokens that one picture takes in the prompt: the patches, without the class token."""
-        return self.tower_positions - 1
-
-    @property
-    def kv_width(self) -> int:
-        """Numbers in a key, and in a value, of one token in one layer."""
-        return self.kv_hidden or self.hidden
-
-
-def shape_of(config: LlavaConfig) -> Shape:
-    """Return the sizes of the model that the config describes.
-
-    A tower that is not described as CLIP is counts as LLaVA-1.5's: towers are small
-    beside the language model.
-    """
-    text, vision = config.text_config, config.vision_config
-    heads = text.num_attention_heads
-    key_heads = getattr(text, "num_key_value_heads", None) or heads
-    head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
-    try:
-        tower = {
-            "tower_hidden": vision.hidden_size,
-            "tower_layers": vision.num_hidden_layers,
-            "tower_intermediate": vision.intermediate_size,
-            "tower_positions": (vision.image_size // vision.patch_size) ** 2 + 1,
-            "patch": vision.patch_size,
-        }
-    except (AttributeError, TypeError):
-        tower = {}
-    return Shape(
-        hidden=text.hidden_size,
-        layers=text.num_hidden_layers,
-        intermediate=text.intermediate_size,
-        vocabulary=text.vocab_size,
-        kv_hidden=None if key_heads == heads else key_heads * head_width,
-        tied=bool(getattr(config, "tie_word_embeddings", False)),
-        **tower,
-    )
 
 
 def format_gib(count: int | None) -> str:

@@ -1,8 +1,8 @@
 """The conversation styles of the original LLaVA code, written down character for character.
 
 From llava/conversation.py of haotian-liu/LLaVA; tested against what that code wrote.
-Not here: MPT, Mistral and ChatML, whose models `load()` does not read in the original
-layout. How a style becomes a prompt is in `prompts.py`.
+Not here: MPT and ChatML, whose models `load()` does not read in the original layout. How a
+style becomes a prompt is in `prompts.py`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Style:
-    """One conversation style: its system sentence, its form, and what ends an answer.
+    """One conversation style: its system sentence, its form, and what begins and ends a turn.
 
     `form` is "vicuna" (USER: ... ASSISTANT: ...), "human" (###Human: ...###Assistant: ...),
     "llama_2" ([INST] ... [/INST]) or "plain". `example` is an exchange that comes before
-    the first question.
+    the first question. `start` stands before every turn but the first.
     """
 
     system: str
     form: str
     stop: str = "</s>"
     example: tuple[str, str] | None = None
+    start: str = ""
 
 
 _VICUNA = (
@@ -83,8 +84,10 @@ STYLES = {
         "You are able to understand the visual content that the user provides, "
         "and assist the user with a variety of tasks using natural language.",
         "llama_2",
+        start="<s>",
     ),
-    "llama_2": Style(_LLAMA_2, "llama_2"),
+    "llama_2": Style(_LLAMA_2, "llama_2", start="<s>"),
+    "mistral_instruct": Style("", "llama_2"),
     "llava_v0": Style(_HUMAN, "human", stop="###"),
     "v0_mmtag": Style(_TAGGED, "human", stop="###"),
     "v0": Style(_HUMAN, "human", stop="###", example=_EXAMPLE),

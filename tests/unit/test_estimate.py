@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from bitsandbytes import functional
 from live_tensors import LiveTensors
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from llava_nb import ModelError, PromptError, catalog, estimate, estimate_vram, load, nvidia, sizes
 from llava_nb.loading import release
 from llava_nb.nvidia import Gpu, Reading
-from llava_nb.parts import WEIGHTS, Work, activation_bytes, weights_by_part
+from llava_nb.parts import WEIGHTS, Work, activation_bytes, linear_bytes, weights_by_part
 from llava_nb.report import GpuReport
 from llava_nb.sizes import GIB
 from llava_nb.vram import bytes_by_part
@@ -73,6 +74,20 @@ def test_weights_are_those_of_the_true_shape_on_the_meta_device(model, quantizat
     expected = counted(on_meta(model.shape), quantization)
     found = estimate_vram(model.name, quantization=quantization).weights_bytes
     assert found == pytest.approx(expected, rel=0.01), (found, expected)
+
+
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+def test_a_matrix_of_true_size_takes_what_bitsandbytes_gives_it(quantization):
+    rows = columns = THIRTEEN.shape.hidden
+    matrix = torch.randn(rows, columns, dtype=torch.half)
+    if quantization == "4bit":
+        packed, state = functional.quantize_4bit(matrix, quant_type="nf4", compress_statistics=True)
+        inner = state.state2
+        held = [packed, state.absmax, state.offset, state.code, inner.absmax, inner.code]
+    else:
+        held = functional.int8_vectorwise_quant(matrix)[:2]  # the numbers, a scale for each row
+    found, expected = linear_bytes(rows, columns, quantization), sum(each.nbytes for each in held)
+    assert found == pytest.approx(expected, rel=0.001), (found, expected)
 
 
 @BITS

@@ -14,6 +14,7 @@ import pytest
 import torch
 from fake_cuda import FakeCuda, install
 from nbclient import NotebookClient
+from transformers import LlavaForConditionalGeneration
 
 from llava_nb import ModelError, OutOfVramError, free_vram, load, recovery
 from llava_nb.catalog import find
@@ -216,6 +217,25 @@ def test_after_an_out_of_memory_the_next_question_is_answered(failing, tiny, pic
     assert call() and not tiny._busy.locked()
 
 
+def test_an_allocation_that_fails_deep_in_an_answer_leaves_the_model_usable(tiny, picture):
+    """torch's own allocator refuses, after the picture has been read and some words are there."""
+    expected, held, calls = tiny.ask(picture, "Describe this picture.").text, [], []
+    layer = tiny.model.model.language_model.layers[2]
+
+    def refuse(module, arguments):
+        calls.append(len(calls))
+        if len(calls) > 4:
+            held.append(weakref.ref(arguments[0]))
+            torch.empty(2**56)
+
+    hook = layer.register_forward_pre_hook(refuse)
+    with pytest.raises(OutOfVramError, match="while answering"):
+        tiny.ask(picture, "Describe this picture.")
+    hook.remove()
+    assert held[0]() is None, "the hidden states of the attempt are still there"
+    assert tiny.ask(picture, "Describe this picture.").text == expected
+
+
 def test_the_message_has_the_numbers_and_the_next_thing_to_try(failing, monkeypatch):
     monkeypatch.setattr(recovery, "ram_bytes", lambda: (15 * GIB, GIB // 2))
     with pytest.raises(OutOfVramError) as info:
@@ -239,14 +259,13 @@ def test_on_a_gpu_the_numbers_are_the_gpus(monkeypatch):
 
 
 def test_out_of_memory_while_loading_names_a_smaller_way(monkeypatch):
-    from llava_nb import reading
     from llava_nb.loading import release
 
     def fail(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     release()
-    monkeypatch.setattr(reading.LlavaForConditionalGeneration, "from_pretrained", fail)
+    monkeypatch.setattr(LlavaForConditionalGeneration, "from_pretrained", fail)
     with pytest.raises(OutOfVramError, match=r'while loading tiny.*quantization="4bit"'):
         load("tiny", quantization=None)
 

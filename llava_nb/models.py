@@ -1,0 +1,191 @@
+"""The models that have a short name, written down: where they are and how large.
+
+Covered: LLaVA-1.5 and the embedded model, among which `load("auto")` chooses; the rest of
+the family, which is taken by name. Not covered: finding and choosing (`catalog.py`), and
+models without a short name, which `load()` takes by hub id or folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import sizes
+from .shapes import Shape
+from .sizes import QUANTIZATIONS
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model with a short name. Sizes are in bytes and follow from `shape`.
+
+    `hub_id` is None for the embedded model, `folder` is None for the others. `copies` are
+    hub ids of the same weights in the LLaVA authors' own layout.
+    `context_tokens` is the longest prompt and answer together, picture included.
+    `prompt_style` is the conversation, None for the model's own chat template.
+    """
+
+    name: str
+    hub_id: str | None
+    shape: Shape
+    context_tokens: int
+    note: str
+    prompt_style: str | None = "vicuna_v1"
+    folder: Path | None = None
+    copies: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """What `from_pretrained` takes: the folder or the hub id."""
+        return str(self.folder or self.hub_id)
+
+    @property
+    def parameters(self) -> int:
+        """All parameters: language model, tower and projector."""
+        return sizes.parameters(self.shape)
+
+    @property
+    def weights_bytes(self) -> dict[str | None, int]:
+        """Bytes of the weights, by quantization: "4bit", "8bit" and None (half precision)."""
+        return {each: sizes.weights_bytes(self.shape, each) for each in QUANTIZATIONS}
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of the KV cache for each token of prompt and answer."""
+        return sizes.kv_bytes_per_token(self.shape)
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens that one picture takes in the prompt, at the most."""
+        return self.shape.image_tokens
+
+    @property
+    def download_bytes(self) -> int:
+        """Bytes to fetch: the hub holds half precision, whatever it is quantised to later."""
+        return 0 if self.folder else self.weights_bytes[None]
+
+    @property
+    def needs_vram_bytes(self) -> int:
+        """Free VRAM needed in 4 bits: 6.2 GiB for 7B, 10.2 GiB for 13B."""
+        return self.vram_bytes("4bit")
+
+    def vram_bytes(self, quantization: str | None) -> int:
+        """Free VRAM needed: `estimate_vram(name, quantization=...).needed_bytes`."""
+        return sizes.needed_vram_bytes(self.shape, quantization, self.context_tokens)
+
+
+# From the smallest to the largest. Shapes: the hub's config.json of each model.
+CHOSEN_FROM = (
+    ModelInfo(
+        name="tiny",
+        hub_id=None,
+        shape=Shape(128, 5, 384, 1024, 128, 5, 512, 65),
+        context_tokens=2048,
+        note="embedded in the package; knows drawn scenes of coloured shapes, nothing else",
+        folder=Path(__file__).parent / "tiny" / "weights",
+    ),
+    ModelInfo(
+        name="llava-1.5-7b",
+        hub_id="llava-hf/llava-1.5-7b-hf",
+        shape=Shape(hidden=4096, layers=32, intermediate=11008, vocabulary=32064),
+        context_tokens=4096,
+        note="the smaller LLaVA-1.5: quicker to download and to answer",
+        copies=("liuhaotian/llava-v1.5-7b",),
+    ),
+    ModelInfo(
+        name="llava-1.5-13b",
+        hub_id="llava-hf/llava-1.5-13b-hf",
+        shape=Shape(hidden=5120, layers=40, intermediate=13824, vocabulary=32064),
+        context_tokens=4096,
+        note="the larger LLaVA-1.5: the better answers; in 4 bits it fits a T4",
+        # The second is what the Colab recipe loaded: the first in shards of 3 GB, which its
+        # way of reading needed and ours does not.
+        copies=("liuhaotian/llava-v1.5-13b", "4bit/llava-v1.5-13b-3GB"),
+    ),
+)
+
+# Of a Mistral 7B, and of pictures in up to four tiles of 336 pixels beside the whole.
+_MISTRAL = {"hidden": 4096, "layers": 32, "intermediate": 14336, "vocabulary": 32064}
+_NEXT = {"tiles": 5, "picture_tokens": 2928, "newline": True}
+# SigLIP at 384 pixels, and pictures in up to 36 tiles, shrunk to the tokens of about 9.
+_ONEVISION = {
+    "tower_hidden": 1152,
+    "tower_layers": 26,
+    "tower_intermediate": 4304,
+    "tower_positions": 729,
+    "tower_norms": 1,
+    "tiles": 37,
+    "picture_tokens": 8829,
+    "newline": True,
+    "attention_bias": True,
+}
+
+# From the smallest to the largest. Shapes: config.json of each model on the hub or of a copy; for
+# LLaVA-OneVision that of Qwen2 with the vocabulary that transformers' conversion script makes of it
+# (convert_llava_onevision_weights_to_hf.py: two more, and up to a multiple of 64).
+BY_NAME = (
+    ModelInfo(
+        name="llava-onevision-0.5b",
+        hub_id="llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+        shape=Shape(896, 24, 4864, 152000, kv_hidden=128, tied=True, **_ONEVISION),
+        context_tokens=32768,
+        note="LLaVA-OneVision on Qwen2 0.5B: the smallest that knows photographs",
+        prompt_style=None,
+    ),
+    ModelInfo(
+        name="llava-1.6-vicuna-7b",
+        hub_id="llava-hf/llava-v1.6-vicuna-7b-hf",
+        shape=Shape(4096, 32, 11008, 32064, **_NEXT),
+        context_tokens=4096,
+        note="LLaVA-NeXT on Vicuna 7B: pictures in tiles, so it reads small print",
+        prompt_style=None,
+    ),
+    ModelInfo(
+        name="vip-llava-7b",
+        hub_id="llava-hf/vip-llava-7b-hf",
+        shape=Shape(4096, 32, 11008, 32064, features=5, projector_norm=True),
+        context_tokens=4096,
+        note="ViP-LLaVA: knows arrows, boxes and scribbles drawn into a picture",
+        prompt_style=None,
+    ),
+    ModelInfo(
+        name="bakllava-v1",
+        hub_id="llava-hf/bakLlava-v1-hf",
+        shape=Shape(**_MISTRAL, kv_hidden=1024),
+        context_tokens=32768,
+        note="BakLLaVA: LLaVA-1.5's recipe on Mistral 7B",
+        prompt_style=None,
+    ),
+    ModelInfo(
+        name="llava-1.6-mistral-7b",
+        hub_id="llava-hf/llava-v1.6-mistral-7b-hf",
+        shape=Shape(**_MISTRAL, kv_hidden=1024, **_NEXT),
+        context_tokens=32768,
+        note="LLaVA-NeXT on Mistral 7B: pictures in tiles, long answers",
+        prompt_style=None,
+    ),
+    ModelInfo(
+        name="llava-onevision-7b",
+        hub_id="llava-hf/llava-onevision-qwen2-7b-ov-hf",
+        shape=Shape(3584, 28, 18944, 152128, kv_hidden=512, **_ONEVISION),
+        context_tokens=32768,
+        note="LLaVA-OneVision on Qwen2 7B: the newest of the family",
+        prompt_style=None,
+    ),
+    ModelInfo(
+        name="llava-1.6-vicuna-13b",
+        hub_id="llava-hf/llava-v1.6-vicuna-13b-hf",
+        shape=Shape(5120, 40, 13824, 32064, **_NEXT),
+        context_tokens=4096,
+        note="LLaVA-NeXT on Vicuna 13B",
+        prompt_style=None,
+    ),
+    ModelInfo(
+        name="vip-llava-13b",
+        hub_id="llava-hf/vip-llava-13b-hf",
+        shape=Shape(5120, 40, 13824, 32064, features=5, projector_norm=True),
+        context_tokens=4096,
+        note="the larger ViP-LLaVA",
+        prompt_style=None,
+    ),
+)

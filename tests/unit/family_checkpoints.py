@@ -1,0 +1,205 @@
+"""Small random models of the LLaVA family, in folders as they are published.
+
+Every part is transformers' own: the classes, the shapes in small, the processors with all their
+settings, and the chat templates, in the form that the models on the hub have. Answers mean nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForImageTextToText,
+    LlavaConfig,
+    LlavaNextConfig,
+    LlavaNextProcessor,
+    LlavaOnevisionConfig,
+    LlavaProcessor,
+    VipLlavaConfig,
+)
+
+from llava_nb.family import build_config
+from llava_nb.processing import LlavaImageProcessorPil
+from llava_nb.styles import STYLES
+from llava_nb.tiles import (
+    LlavaNextImageProcessorPil,
+    LlavaOnevisionImageProcessorPil,
+    OnevisionPictures,
+)
+from llava_nb.tiny.build import build_tokenizer
+
+SIDE, PATCH = 28, 7
+PATCHES = (SIDE // PATCH) ** 2
+NEXT_GRID = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
+ONEVISION_GRID = [[28 * rows, 28 * columns] for rows in range(1, 7) for columns in range(1, 7)]
+WORDS = [style.system for style in STYLES.values()]  # enough for 512 tokens
+ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 4}
+
+# As the published templates have it: all pictures of a message, then all text.
+_PARTS = (
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}SPACE"
+    "{% endfor %}"
+)
+_EACH = "{% for message in messages %}"
+
+
+def _template(before: str, after: str, space: str, asked: str) -> str:
+    asked = "{% if add_generation_prompt %}{{ '" + asked + "' }}{% endif %}" if asked else ""
+    return _EACH + before + _PARTS.replace("SPACE", space) + after + "{% endfor %}" + asked
+
+
+VICUNA = _template("{{ message['role'].upper() + ': ' }}", "", "{{ ' ' }}", "ASSISTANT:")
+MISTRAL = _template(
+    "{% if message['role'] == 'user' %}{{ '[INST] ' }}{% else %}{{ ' ' }}{% endif %}",
+    "{% if message['role'] == 'user' %}{{ ' [/INST]' }}{% else %}{{ '</s> ' }}{% endif %}",
+    "",
+    "",
+)
+HUMAN = _template(
+    "{{ '###' + ('Human' if message['role'] == 'user' else 'Assistant') + ': ' }}", "", "",
+    "###Assistant:",
+)  # fmt: skip
+CHATML = _template(
+    "{{ '<|im_start|>' + message['role'] + '\\n' }}", "{{ '<|im_end|>\\n' }}", "",
+    "<|im_start|>assistant\\n",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model of the family: its config's class, the chat template, how a question then reads.
+
+    `text`, `tower` and `more` are what the config says beside the defaults in `family_config`.
+    """
+
+    kind: type
+    text: dict[str, Any]
+    template: str
+    asked: str
+    tower: dict[str, Any]
+    more: dict[str, Any]
+
+
+_LLAMA = {"model_type": "llama", "num_key_value_heads": 4}
+_MISTRAL = {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": None}
+_QWEN = {"model_type": "qwen2", "num_key_value_heads": 2, "tie_word_embeddings": True}
+_CLIP = {"model_type": "clip_vision_model", "num_hidden_layers": 8}
+_SIGLIP = {"model_type": "siglip_vision_model", "num_hidden_layers": 8, "vision_use_head": False}
+_FULL = {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}
+_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions. "
+)
+
+FAMILY = {
+    "llava-1.5": Member(
+        LlavaConfig, _LLAMA, VICUNA, _SYSTEM + "USER: <image>\n{} ASSISTANT:", _CLIP, {}
+    ),
+    "bakllava": Member(LlavaConfig, _MISTRAL, MISTRAL, "[INST] <image>\n{} [/INST]", _CLIP, {}),
+    "vip-llava": Member(
+        VipLlavaConfig,
+        _LLAMA,
+        HUMAN,
+        "###Human: <image>\n{}###Assistant:",
+        {**_CLIP, "num_hidden_layers": 10},
+        {},
+    ),
+    "llava-1.6-vicuna": Member(
+        LlavaNextConfig,
+        _LLAMA,
+        VICUNA,
+        "USER: <image>\n{} ASSISTANT:",
+        _CLIP,
+        {"image_grid_pinpoints": NEXT_GRID},
+    ),
+    "llava-1.6-mistral": Member(
+        LlavaNextConfig,
+        _MISTRAL,
+        MISTRAL,
+        "[INST] <image>\n{} [/INST]",
+        _CLIP,
+        {"image_grid_pinpoints": NEXT_GRID},
+    ),
+    "llava-onevision": Member(
+        LlavaOnevisionConfig,
+        _QWEN,
+        CHATML,
+        "<|im_start|>user\n<image>\n{}<|im_end|>\n<|im_start|>assistant\n",
+        _SIGLIP,
+        {"image_grid_pinpoints": ONEVISION_GRID, "vision_aspect_ratio": "anyres_max_9", **_FULL},
+    ),
+}
+
+
+def family_config(name: str, vocabulary: int) -> Any:
+    """The config of a member: the language model 64 wide, the tower 32, a picture 4 x 4 patches."""
+    member = FAMILY[name]
+    text = {
+        "vocab_size": vocabulary,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 2048,
+        **ENDS,
+        **member.text,
+    }
+    vision = {
+        "hidden_size": 64,
+        "intermediate_size": 256,
+        "num_attention_heads": 4,
+        "image_size": SIDE,
+        "patch_size": PATCH,
+        **member.tower,
+    }
+    raw = {"text_config": text, "vision_config": vision, "image_token_index": 3, **member.more}
+    return build_config({"model_type": member.kind.model_type, **raw})
+
+
+def family_processor(name: str, config: Any, tokenizer: Any) -> Any:
+    """The processor of a member, as whoever publishes it builds it, without torchvision."""
+    template, side = FAMILY[name].template, {"height": SIDE, "width": SIDE}
+    fields = {"tokenizer": tokenizer, "chat_template": template}
+    if config.model_type == "llava_onevision":
+        pixels = LlavaOnevisionImageProcessorPil(
+            size=side,
+            image_grid_pinpoints=ONEVISION_GRID,
+            image_mean=[0.5] * 3,
+            image_std=[0.5] * 3,
+        )
+        fields |= {"num_image_tokens": PATCHES, "vision_feature_select_strategy": "full"}
+        return OnevisionPictures(image_processor=pixels, **fields)
+    fields |= {"patch_size": PATCH, "num_additional_image_tokens": 1}
+    fields |= {"vision_feature_select_strategy": "default"}
+    sizes = {"size": {"shortest_edge": SIDE}, "crop_size": side}
+    if config.model_type == "llava_next":
+        pixels = LlavaNextImageProcessorPil(image_grid_pinpoints=NEXT_GRID, **sizes)
+        return LlavaNextProcessor(image_processor=pixels, **fields)
+    pixels = LlavaImageProcessorPil(do_pad=True, **sizes)
+    return LlavaProcessor(image_processor=pixels, **fields)
+
+
+def make_member(name: str, folder: Path, *, vocabulary: int = 512) -> Any:
+    """Write a random model of the family to `folder`; return its processor, as it was saved."""
+    tokenizer = build_tokenizer(WORDS, vocabulary)
+    config = family_config(name, vocabulary)
+    torch.manual_seed(7)
+    network = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for weight in network.parameters():  # larger than transformers' own, so that words differ
+            if weight.dim() > 1:
+                weight.normal_(std=0.3)
+    for key, value in ENDS.items():
+        setattr(network.generation_config, key, value)
+    processor = family_processor(name, config, tokenizer)
+    network.save_pretrained(folder)
+    about = json.loads((folder / "config.json").read_text())
+    about.pop("tie_word_embeddings", None)  # on the hub it is in the text's part or nowhere
+    (folder / "config.json").write_text(json.dumps(about))
+    processor.save_pretrained(folder)
+    return processor

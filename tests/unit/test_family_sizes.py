@@ -1,0 +1,190 @@
+"""Sizes of the family: the catalog against the configs on the hub and transformers' own models."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+import transformers
+from family_checkpoints import family_config
+from transformers import AutoModelForImageTextToText
+
+from llava_nb import catalog, estimate_vram
+from llava_nb.family import build_config
+from llava_nb.sizes import GIB, shape_of
+from llava_nb.tiles import (
+    LlavaNextImageProcessorPil,
+    LlavaOnevisionImageProcessorPil,
+    OnevisionPictures,
+)
+from llava_nb.tiny.build import build_tokenizer
+
+CLIP = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "image_size": 336,
+    "intermediate_size": 4096,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 24,
+    "patch_size": 14,
+}
+SIGLIP = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "image_size": 384,
+    "intermediate_size": 4304,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 26,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
+VICUNA = {"model_type": "llama", "max_position_embeddings": 4096, "vocab_size": 32064}
+VICUNA_13B = VICUNA | {
+    "hidden_size": 5120,
+    "intermediate_size": 13824,
+    "num_attention_heads": 40,
+    "num_hidden_layers": 40,
+    "num_key_value_heads": 40,
+}
+MISTRAL = {
+    "model_type": "mistral",
+    "intermediate_size": 14336,
+    "max_position_embeddings": 32768,
+    "num_key_value_heads": 8,
+    "sliding_window": None,
+    "vocab_size": 32064,
+}
+QWEN_7B = {
+    "model_type": "qwen2",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "max_position_embeddings": 32768,
+    "num_attention_heads": 28,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152128,
+}
+QWEN_HALF_B = QWEN_7B | {
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_attention_heads": 14,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+    "vocab_size": 152000,
+}
+# The grids of tiles are the classes' own defaults, which the hub's files repeat.
+CONFIGS = {
+    "llava-onevision-0.5b": ("llava_onevision", QWEN_HALF_B, SIGLIP),
+    "llava-1.6-vicuna-7b": ("llava_next", VICUNA, CLIP),
+    "vip-llava-7b": ("vipllava", VICUNA, CLIP),
+    "bakllava-v1": ("llava", MISTRAL, CLIP),
+    "llava-1.6-mistral-7b": ("llava_next", MISTRAL, CLIP),
+    "llava-onevision-7b": ("llava_onevision", QWEN_7B, SIGLIP),
+    "llava-1.6-vicuna-13b": ("llava_next", VICUNA_13B, CLIP),
+    "vip-llava-13b": ("vipllava", VICUNA_13B, CLIP),
+}
+
+
+def config_of(name):
+    kind, text, vision = CONFIGS[name]
+    return build_config({"model_type": kind, "text_config": text, "vision_config": vision})
+
+
+def test_every_entry_of_the_family_is_compared():
+    assert set(CONFIGS) == {each.name for each in catalog.all_models()} - {
+        each.name for each in catalog.known_models()
+    }
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_an_entry_has_the_shape_of_its_config(name):
+    entry, config = catalog.find(name), config_of(name)
+    assert entry.shape == shape_of(config)
+    assert entry.context_tokens == config.text_config.max_position_embeddings
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_an_entry_has_the_parameters_of_transformers_model(name):
+    with torch.device("meta"):
+        built = AutoModelForImageTextToText.from_config(config_of(name))
+    built.tie_weights()  # older versions leave that to from_pretrained
+    assert sum(each.numel() for each in built.parameters()) == catalog.find(name).parameters
+
+
+def test_files_on_the_hub_are_as_large_as_foretold():
+    """Bytes as the hub lists them: of one file, of four, of three."""
+    listed = {
+        "llava-onevision-0.5b": 1.79e9,
+        "llava-1.6-mistral-7b": 3 * 4.92e9 + 0.38e9,
+        "vip-llava-7b": 2 * 4.99e9 + 4.18e9,
+    }
+    for name, size in listed.items():
+        assert catalog.find(name).download_bytes == pytest.approx(size, rel=0.002), name
+
+
+def test_auto_chooses_among_llava_1_5_and_the_embedded_model():
+    assert [each.name for each in catalog.known_models()] == [
+        "tiny",
+        "llava-1.5-7b",
+        "llava-1.5-13b",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("bakllava", "bakllava-v1"), ("onevision", "llava-onevision-7b"), ("vip", "vip-llava-7b")],
+)
+def test_the_family_is_found_by_half_a_name(name, nearest):
+    with pytest.raises(catalog.ModelError, match=f'Did you mean "{nearest}"'):
+        catalog.find(name)
+
+
+def true_processor(config):
+    """A processor with the tiles of the true model, and any tokenizer."""
+    side, tokenizer = config.vision_config.image_size, build_tokenizer(["a"], 300)
+    grid = {"image_grid_pinpoints": config.image_grid_pinpoints}
+    fields = {"tokenizer": tokenizer, "vision_feature_select_strategy": "default"}
+    if config.model_type == "llava_next":
+        pixels = LlavaNextImageProcessorPil(**grid)
+        fields |= {"patch_size": 14, "num_additional_image_tokens": 1}
+        return transformers.LlavaNextProcessor(image_processor=pixels, **fields), side, 1
+    pixels = LlavaOnevisionImageProcessorPil(**grid)
+    return OnevisionPictures(image_processor=pixels, num_image_tokens=729, **fields), side, 0
+
+
+@pytest.mark.parametrize("name", ["llava-1.6-vicuna-7b", "llava-onevision-7b"])
+def test_no_picture_has_more_tokens_than_is_reckoned_with(name):
+    processor, side, left_out = true_processor(config_of(name))
+    chance, most = random.Random(2), catalog.find(name).image_tokens
+    sizes = [
+        (2000, 2000),
+        *((chance.randint(20, 4000), chance.randint(20, 4000)) for _ in range(2000)),
+    ]
+    counts = [processor._get_number_of_features(*size, side, side) - left_out for size in sizes]
+    assert 0.95 * most < max(counts) <= most, (max(counts), most)
+
+
+def test_the_tokens_that_the_models_are_known_for():
+    tokens = {name: catalog.find(name).image_tokens for name in CONFIGS}
+    assert tokens["llava-1.6-vicuna-7b"] == 5 * 576 + 48  # five views, 48 ends of rows
+    assert tokens["vip-llava-7b"] == tokens["bakllava-v1"] == 576
+    assert 9 * 729 < tokens["llava-onevision-7b"] < 1.1**2 * 9 * 729 + 729 + 27 * 6
+
+
+def test_shared_heads_make_the_cache_smaller():
+    vicuna, mistral = (estimate_vram(f"llava-1.6-{each}-7b") for each in ("vicuna", "mistral"))
+    assert vicuna.kv_bytes_per_token == 4 * mistral.kv_bytes_per_token
+    assert (vicuna.tokens, vicuna.work.new_tokens) == (2928 + 64 + 1024, 1024)
+
+
+def test_a_tied_head_is_counted_once():
+    parts = estimate_vram("llava-onevision-0.5b").parts
+    assert parts["head"] == 0 < parts["embeddings"]
+    assert shape_of(family_config("llava-onevision", 512)).tied
+
+
+def test_a_7b_of_the_family_fits_a_t4_in_4_bits():
+    for name in CONFIGS:
+        assert catalog.find(name).needs_vram_bytes < 14.5 * GIB, name
