@@ -1,4 +1,4 @@
-"""From a tower that sees to a model that answers: the four stages of language.
+"""From a tower that sees to a model that answers: the five stages of language.
 
 1. "speak": the language model alone reads a scene's caption and answers questions
    about it, as LLaVA starts from a model that can already talk.
@@ -8,6 +8,8 @@
    stays as it is.
 4. "polish": the same for a short while, with more of what "tune" asks too rarely:
    captions, backgrounds, relations.
+5. "spare": a little more, slowly, in which the words that are held out are no wrong
+   answers (`held_out.py`).
 
 The pictures and questions come packed from `packing.py`.
 """
@@ -31,8 +33,13 @@ from .tower import IGNORE
 POLISH_WEIGHTS = {**WEIGHTS, "describe": 30, "background": 20, "relation": 20, "shape": 20}
 
 
-def answer_loss(model: LlavaForConditionalGeneration, batch: Batch) -> torch.Tensor:
-    """Return the weighted mean of the cross entropy of the answers' tokens."""
+def answer_loss(
+    model: LlavaForConditionalGeneration, batch: Batch, *, sparing: bool = False
+) -> torch.Tensor:
+    """Return the weighted mean of the cross entropy of the answers' tokens.
+
+    `sparing` leaves the batch's `barred` words out of it.
+    """
     embedded = model.get_input_embeddings()(batch.ids)  # (b, n, width)
     if batch.pixels is not None:
         with torch.no_grad():
@@ -51,9 +58,18 @@ def answer_loss(model: LlavaForConditionalGeneration, batch: Batch) -> torch.Ten
     targets = batch.labels[:, 1:]
     answered = targets != IGNORE
     logits = model.lm_head(output.last_hidden_state[:, :-1][answered])
-    losses = functional.cross_entropy(logits.float(), targets[answered], reduction="none")
+    logits = logits.float()
+    if sparing:
+        logits = without(logits, batch.barred[:, 1:][answered])
+    losses = functional.cross_entropy(logits, targets[answered], reduction="none")
     weights = batch.weights[:, 1:][answered]
     return (losses * weights).sum() / weights.sum()
+
+
+def without(logits: torch.Tensor, barred: torch.Tensor) -> torch.Tensor:
+    """Return logits, (m, words), in which the `barred` words, (m, k), take no part; -1 is none."""
+    rows, places = (barred >= 0).nonzero(as_tuple=True)
+    return logits.index_put((rows, barred[rows, places]), logits.new_tensor(-1e4))
 
 
 def attention_mask(model: LlavaForConditionalGeneration, may_see: torch.Tensor) -> torch.Tensor:
@@ -75,6 +91,7 @@ STAGES = {
     "align": (2e-3, 0.3, WEIGHTS),
     "tune": (2e-3, 0.3, WEIGHTS),
     "polish": (1.5e-3, 0.45, POLISH_WEIGHTS),
+    "spare": (7e-4, 0.45, POLISH_WEIGHTS),
 }
 
 
@@ -112,6 +129,6 @@ def train_language(
             scenes = [recolour(random, s) if random.random() < share else s for s in scenes]
         batch = pack(random, encoder, scenes, seeing=stage != "speak", weights=weights)
         with precision(model.device):
-            loss = answer_loss(model, batch.to(model.device))
+            loss = answer_loss(model, batch.to(model.device), sparing=stage == "spare")
         schedule.step(loss)
         progress(step, loss.item())

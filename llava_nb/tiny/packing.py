@@ -18,6 +18,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from .build import GRID, SYSTEM
+from .held_out import NO_WORDS, HeldOutWords
 from .questions import KINDS, Question, ask, describe_scene, is_recoloured, with_opener
 from .scenes import Scene, sample_scene
 from .tower import IGNORE, to_pixels
@@ -46,12 +47,16 @@ HIDDEN_WORDS = 0.15
 
 @dataclass(frozen=True)
 class Batch:
-    """Packed rows: ids, labels, positions, weights (b, n); who may see whom (b, 1, n, n)."""
+    """Packed rows: ids, labels, positions, weights (b, n); who may see whom (b, 1, n, n).
+
+    `barred` are words that a label is not compared with, (b, n, 2), -1 for none.
+    """
 
     ids: torch.Tensor
     labels: torch.Tensor
     positions: torch.Tensor
     weights: torch.Tensor
+    barred: torch.Tensor
     mask: torch.Tensor
     pixels: torch.Tensor | None
 
@@ -101,13 +106,14 @@ class Encoder:
         self.end = tokenizer.eos_token_id
         self.before = [tokenizer.bos_token_id, *self.encode(f"{SYSTEM} USER: ")]
         self._known: dict[str, list[int]] = {}
+        self.held_out = HeldOutWords(tokenizer)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text` alone."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def conversation(self, turns: list[Question]) -> tuple[list[int], list[int], list[float]]:
-        """Return the ids after the picture, labels that are the answers alone, weights.
+    def conversation(self, turns: list[Question]) -> tuple[list, list, list, list]:
+        """Return the ids after the picture, labels that are the answers alone, weights, bars.
 
         A token weighs less in a longer answer (by the root of its length): otherwise
         captions, easily learnt, drown the one word that a short answer turns on.
@@ -115,6 +121,7 @@ class Encoder:
         ids: list[int] = []
         labels: list[int] = []
         weights: list[float] = []
+        barred: list[tuple[int, int]] = []
         for index, turn in enumerate(turns):
             opening = "\n" if index == 0 else "USER: "
             prompt = self._remember(f"{opening}{turn.text} ASSISTANT:")
@@ -122,7 +129,8 @@ class Encoder:
             ids += prompt + answer
             labels += [IGNORE] * len(prompt) + answer
             weights += [0.0] * len(prompt) + [len(answer) ** -0.5] * len(answer)
-        return ids, labels, weights
+            barred += [NO_WORDS] * len(prompt) + self.held_out.beside(answer, turn.about)
+        return ids, labels, weights, barred
 
     def _remember(self, text: str) -> list[int]:
         if text not in self._known:
@@ -144,12 +152,12 @@ def pack(
     talks = [conversations(random, scene, weights) for scene in scenes]
     rows = [_row(random, encoder, *pair, seeing) for pair in zip(scenes, talks, strict=True)]
     longest = max(len(row[0]) for row in rows)
-    fillers = (encoder.end, IGNORE, 0, 0.0, -1)
+    fillers = (encoder.end, IGNORE, 0, 0.0, NO_WORDS, -1)
     columns = [
         torch.tensor([row[i] + [filler] * (longest - len(row[i])) for row in rows])
         for i, filler in enumerate(fillers)
     ]
-    ids, labels, positions, weights, group = columns
+    ids, labels, positions, weights, barred, group = columns
     order = torch.arange(longest)
     earlier = order[None, :] <= order[:, None]
     shared = (group == 0)[:, None, :] | (group[:, None, :] == group[:, :, None])
@@ -157,22 +165,23 @@ def pack(
     pixels = None
     if seeing:
         pixels = torch.from_numpy(numpy.stack([to_pixels(scene) for scene in scenes]))
-    return Batch(ids, labels, positions, weights, mask, pixels)
+    return Batch(ids, labels, positions, weights, barred, mask, pixels)
 
 
 def _row(
     random: Random, encoder: Encoder, scene: Scene, talks: list[list[Question]], seeing: bool
 ) -> tuple[list, ...]:
-    """Return ids, labels, positions, weights and group (0: seen by all) of a packed row."""
+    """Return ids, labels, positions, weights, bars and group (0: seen by all) of a packed row."""
     picture = [encoder.image] * (GRID * GRID)
     ids = encoder.before + (picture if seeing else encoder.encode(describe_scene(scene)))
     start = len(ids)
     labels, positions, group = [IGNORE] * start, list(range(start)), [0] * start
-    weights = [0.0] * start
+    weights, barred = [0.0] * start, [NO_WORDS] * start
     for number, turns in enumerate(talks, start=1):
-        more, targets, shares = encoder.conversation(turns)
+        more, targets, shares, bars = encoder.conversation(turns)
         labels += targets
         weights += shares
+        barred += bars
         positions += range(start, start + len(more))
         group += [number] * len(more)
         ids += [
@@ -181,7 +190,7 @@ def _row(
             else token
             for token, target in zip(more, targets, strict=True)
         ]
-    return ids, labels, positions, weights, group
+    return ids, labels, positions, weights, barred, group
 
 
 def sample_texts(seed: int = 0, scenes: int = 6000) -> list[str]:

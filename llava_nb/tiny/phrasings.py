@@ -60,6 +60,11 @@ TRAINED = {
         "Please write a short description of this image.",
         "What is this?",
         "Explain the visual content of the image in detail.",
+        "Tell me what you see.",
+        "Tell me what this image shows.",
+        "Can you tell me what is in the picture?",
+        "Can you describe what you see?",
+        "Can you say what is shown in the image?",
     ),
     "colour": (
         "What {colour_word} is the {x}?",

@@ -56,8 +56,8 @@ HELD_OUT_PAIRS = frozenset(
 ALL_PAIRS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
 TRAINED_PAIRS = tuple(pair for pair in ALL_PAIRS if pair not in HELD_OUT_PAIRS)
 
-SMALL_RADIUS = (0.075, 0.095)
-LARGE_RADIUS = {1: (0.13, 0.26), 2: (0.13, 0.19), 3: (0.13, 0.15)}
+SMALL_RADIUS = (0.085, 0.105)
+LARGE_RADIUS = {1: (0.135, 0.26), 2: (0.135, 0.19), 3: (0.135, 0.15)}
 
 Colour = tuple[int, int, int]  # red, green and blue, 0 to 255 each
 

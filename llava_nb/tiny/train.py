@@ -1,7 +1,7 @@
 """Train the embedded model from nothing: `python -m llava_nb.tiny.train OUT`.
 
-Five stages, each with a progress bar: the vision tower learns to see ("tower",
-`tower.py`), then "speak", "align", "tune" and "polish" (`language.py`). The model is
+Six stages, each with a progress bar: the vision tower learns to see ("tower",
+`tower.py`), then "speak", "align", "tune", "polish" and "spare" (`language.py`). The model is
 written as float16 safetensors with its tokenizer and processor, in the layout that
 transformers reads. The same seed on the same machine gives the same model.
 
@@ -41,6 +41,7 @@ class Recipe:
     align: int = 200
     tune: int = 2000
     polish: int = 800
+    spare: int = 500
     tower_batch: int = 32
     language_batch: int = 16
     seed: int = 0

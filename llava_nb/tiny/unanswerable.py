@@ -82,6 +82,11 @@ TRAINED = (
     "Can you help me with my homework?",
     "Why?",
     "Who won the game?",
+    "Which street is this?",
+    "Which season is this?",
+    "Can you tell me what time it is?",
+    "Can you tell me who the {x} is?",
+    "Please tell me where the {x} is.",
 )
 HELD_OUT = (
     "What is the {x} looking at?",

@@ -1,6 +1,7 @@
 """The embedded model itself, its processor, and a short run of its training."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -100,7 +101,7 @@ def test_no_token_sees_what_comes_after_it(attention, monkeypatch):
 @pytest.mark.parametrize("precision", [[], ["--bfloat16"]], ids=["float32", "bfloat16"])
 def test_a_short_training_run_learns_and_can_be_loaded(precision, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("llava_nb.tiny.train.sample_texts", lambda: packing.sample_texts(scenes=60))
-    steps = "--tower 3 --speak 12 --align 2 --tune 2 --polish 2"
+    steps = "--tower 3 --speak 12 --align 2 --tune 2 --polish 2 --spare 2"
     batches = ["--tower-batch", "4", "--language-batch", "4"]
     main([str(tmp_path), *steps.split(), *batches, *precision])
     report = capsys.readouterr().out
@@ -110,9 +111,9 @@ def test_a_short_training_run_learns_and_can_be_loaded(precision, tmp_path, monk
 
 def test_alignment_changes_the_projector_alone(monkeypatch):
     monkeypatch.setattr("llava_nb.tiny.train.sample_texts", lambda: packing.sample_texts(scenes=60))
-    none = Recipe(0, 0, 0, 0, 0, language_batch=2)
+    none = Recipe(**dict.fromkeys(STAGES, 0), language_batch=2)
     before, _ = train(none)
-    after, _ = train(Recipe(**{**vars(none), "align": 1}))
+    after, _ = train(replace(none, align=1))
     changed = {
         name.split(".")[1]
         for (name, one), other in zip(before.named_parameters(), after.parameters(), strict=True)
