@@ -1,111 +1,46 @@
-"""One answer while it is being made: its settings, its tokens, its clock.
+"""One answer while it is being made: its tokens, its text so far, its clock.
 
 `AnswerStream` is what `generate` calls a streamer: it is handed each token as soon as
 there is one. It keeps the ids, notes when the first came, and lets another thread read
-the text so far. Not covered: calling the model (`llava.py`).
+the text so far. Not covered: calling the model (`running.py`), its settings (`settings.py`).
 """
 
 from __future__ import annotations
 
 import queue
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
-from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from .answer import Answer
 from .errors import PromptError
+from .settings import Settings
 
 _END = object()
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How to choose words, checked. Raises PromptError for values that mean nothing."""
-
-    max_new_tokens: int
-    temperature: float
-    top_p: float | None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 1:
-            raise PromptError(
-                f"max_new_tokens is {self.max_new_tokens!r}; it is the most tokens that the "
-                "answer may have: a whole number from 1 on, such as 256."
-            )
-        if not 0 <= self.temperature <= 5:
-            raise PromptError(
-                f"temperature is {self.temperature!r}; take 0 for the same answer every time, "
-                "or up to about 1 for variety."
-            )
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise PromptError(
-                f"top_p is {self.top_p!r}; take a share above 0 and up to 1, or None."
-            )
-        if self.top_p is not None and self.temperature == 0:
-            raise PromptError(
-                "top_p only matters when words are drawn at random: give a temperature as well, "
-                "such as temperature=0.7."
-            )
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The same as arguments of `generate`."""
-        if self.temperature == 0:
-            return {"do_sample": False}
-        # top_k is set aside: its default of 50 would act unseen beside top_p.
-        return {
-            "do_sample": True,
-            "temperature": self.temperature,
-            "top_p": self.top_p if self.top_p is not None else 1.0,
-            "top_k": 0,
-        }
-
-
-class Stop(Protocol):
-    """Whatever can say that it is enough, such as a `threading.Event`."""
-
-    def is_set(self) -> bool:
-        """Return True once the answer should end."""
-
-
-class StopWhen(StoppingCriteria):
-    """Ends every row of the batch once `stop.is_set()`."""
-
-    def __init__(self, stop: Stop) -> None:
-        self._stop = stop
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        """Return one truth value a row, as generate expects."""
-        rows = input_ids.shape[0]
-        return torch.full((rows,), self._stop.is_set(), device=input_ids.device, dtype=torch.bool)
-
-
-class EitherStop(threading.Event):
-    """Set when the reader has gone, or when the caller's own stop is set."""
-
-    def __init__(self, other: Stop | None) -> None:
-        super().__init__()
-        self._other = other
-
-    def is_set(self) -> bool:
-        """Return True once either says so."""
-        return super().is_set() or (self._other is not None and self._other.is_set())
-
-
 class AnswerStream(BaseStreamer):
-    """The inputs, the settings, and the tokens of one answer."""
+    """The request, the settings, and the tokens of one answer.
+
+    `reused` is how many tokens of the prompt the model had read before. `said` are the tokens
+    of an answer that is gone on with; the request ends with them.
+    """
 
     def __init__(
-        self, inputs: Any, tokenizer: Any, settings: Settings, context: int, started: float
+        self,
+        request: Any,
+        tokenizer: Any,
+        settings: Settings,
+        context: int,
+        started: float,
+        said: Sequence[int] = (),
     ) -> None:
-        self.inputs, self._tokenizer = inputs, tokenizer
-        prompt_tokens = inputs["input_ids"].shape[1]
+        self.request, self._tokenizer = request, tokenizer
+        self.reused = 0
+        self.prompt_tokens = prompt_tokens = request.ids.shape[1]
         room = context - prompt_tokens
         if room < 1:
             raise PromptError(
@@ -115,20 +50,19 @@ class AnswerStream(BaseStreamer):
         self.limit = min(settings.max_new_tokens, room)
         self.arguments = {**settings.arguments, "max_new_tokens": self.limit}
         self._started, self._first, self._last = started, None, started
-        self._ids: list[int] = []
-        self._awaiting_prompt = True
+        self.ids: list[int] = list(said)
+        self._said = len(said)
         self._queue: queue.SimpleQueue | None = None
-        self._sent = ""
+        self._sent = self._ready_text() if said else ""
 
     def put(self, value: torch.Tensor) -> None:
-        """Take the next token; `generate` hands over the prompt first."""
-        if self._awaiting_prompt:
-            self._awaiting_prompt = False
+        """Take the next token; `generate` hands over the prompt first, as (1, tokens)."""
+        if value.dim() > 1:
             return
         self._last = time.perf_counter()
         if self._first is None:
             self._first = self._last
-        self._ids += value.flatten().tolist()
+        self.ids += value.flatten().tolist()
         if self._queue is not None:
             self._send(self._ready_text())
 
@@ -138,9 +72,14 @@ class AnswerStream(BaseStreamer):
             self._send(self.text)
 
     @property
+    def new_ids(self) -> list[int]:
+        """The tokens made here, without those said before."""
+        return self.ids[self._said :]
+
+    @property
     def text(self) -> str:
         """The answer so far, decoded as a whole, without special tokens."""
-        return self._tokenizer.decode(self._ids, skip_special_tokens=True).strip()
+        return self._tokenizer.decode(self.ids, skip_special_tokens=True).strip()
 
     def _ready_text(self) -> str:
         """Return what later tokens can no longer change.
@@ -182,15 +121,18 @@ class AnswerStream(BaseStreamer):
     def answer(self, peak_vram_bytes: int | None, end_ids: int | list[int] | None) -> Answer:
         """Sum up once generation is over."""
         ends = end_ids if isinstance(end_ids, list) else [end_ids]
-        if self._ids and self._ids[-1] in ends:
+        if self.ids and self.ids[-1] in ends:
             finish = "eos"
         else:
-            finish = "limit" if len(self._ids) >= self.limit else "stopped"
+            finish = "limit" if len(self.new_ids) >= self.limit else "stopped"
         return Answer(
             text=self.text,
-            tokens=len(self._ids),
+            tokens=len(self.ids),
             seconds=self._last - self._started,
             first_token_seconds=(self._first or self._last) - self._started,
             peak_vram_bytes=peak_vram_bytes,
             finish=finish,
+            prompt_tokens=self.prompt_tokens - self._said,
+            reused_tokens=self.reused,
+            ids=tuple(self.ids),
         )

@@ -2,34 +2,143 @@
 
 Covered: the text of the prompt as this model wants it, the checks that come before
 anything runs, ids and pixels, the latter in the model's number format, all still in RAM.
+A picture that the model remembers is not made into pixels again unless it has to be.
 Not covered: reading pictures (`images.py`), conversations as text (`prompts.py`), tokenizer
-and pixels (`processing.py`), generating (`llava.py`).
+and pixels (`processing.py`), what is remembered (`prefix_cache.py`), generating (`llava.py`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
 
 from . import prompts
 from .errors import PromptError
-from .generation import AnswerStream, Settings
+from .generation import AnswerStream
 from .images import open_image
-from .processing import encode
+from .processing import encode, encode_text
+from .settings import Settings
 
 if TYPE_CHECKING:
     from .llava import Llava
 
+Turns = Sequence[tuple[str, str | None]]
 
-def prompt_text(llava: Llava, prompt: str, images: int) -> str:
-    """Return the exact text that the model is given for a question about `images` pictures."""
-    picture = llava.spelling.picture if llava.spelling else prompts.IMAGE_TOKEN
-    question = prompts.with_image(prompt, images, picture)
+
+@dataclass(frozen=True)
+class Picture:
+    """An opened picture, and a fingerprint by which it is known again."""
+
+    image: Image.Image
+    fingerprint: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        pixels = hashlib.blake2b(self.image.tobytes(), digest_size=16)
+        pixels.update(repr(self.image.size).encode())
+        object.__setattr__(self, "fingerprint", pixels.digest())
+
+    @classmethod
+    def of(cls, source: Any) -> Picture | None:
+        """Open whatever `open_image` takes; None stays None. Raises ImageError."""
+        if source is None or isinstance(source, cls):
+            return source
+        return cls(open_image(source))
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt, ready for the model.
+
+    `ids` is (1, tokens), on the CPU. Its picture's last token stands before `picture_end`;
+    both are without meaning if `picture`, the fingerprint, is None. `see` gives what
+    the vision tower is given, by name. `whole`: whether the answer is remembered as well.
+    """
+
+    ids: torch.Tensor
+    picture: bytes | None
+    picture_end: int
+    see: Callable[[], dict[str, Any]]
+    whole: bool = False
+
+
+def prompt_text(llava: Llava, turns: Turns, images: int) -> str:
+    """Return the exact text that the model is given: questions and answers, the last None.
+
+    `images` pictures stand in the first question. Raises PromptError.
+    """
     if llava.style is not None:
-        return prompts.build([(question, None)], llava.style)
-    content = [{"type": "image"}] * images + [{"type": "text", "text": prompt}]
-    message = {"role": "user", "content": content}
-    return llava.processor.apply_chat_template([message], add_generation_prompt=True)
+        picture = llava.spelling.picture if llava.spelling else prompts.IMAGE_TOKEN
+        first = (prompts.with_image(turns[0][0], images, picture), turns[0][1])
+        return prompts.build([first, *turns[1:]], llava.style)
+    messages, shown = [], [{"type": "image"}] * images
+    for question, answer in turns:
+        content = [*shown, {"type": "text", "text": question}]
+        messages.append({"role": "user", "content": content})
+        if answer is not None:
+            said = [{"type": "text", "text": answer}]
+            messages.append({"role": "assistant", "content": said})
+        shown = []
+    return llava.processor.apply_chat_template(messages, add_generation_prompt=True)
+
+
+def check_question(prompt: Any) -> None:
+    """Raise PromptError unless there is something to ask."""
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise PromptError(
+            'The prompt is empty. Ask something: ask(image, "Describe this picture.").'
+        )
+
+
+def request_for(
+    llava: Llava, picture: Picture | None, turns: Turns, *, whole: bool = False
+) -> Request:
+    """Turn a picture (or None) and questions with their answers into a request.
+
+    Raises PromptError or, if the model has been closed, ModelError.
+    """
+    config, dtype = llava._open().config, llava._open().dtype
+    pictures = [] if picture is None else [picture.image]
+    text = prompt_text(llava, turns, len(pictures))
+    prompts.check_images(text, len(pictures))
+    processor, spelling = llava.processor, llava.spelling
+    if picture is None:
+        ids = encode(processor, [], [text], spelling)["input_ids"]
+        return Request(ids, None, 0, dict, whole)
+
+    def see() -> dict[str, Any]:
+        return pixels_of(encode(processor, pictures, [text], spelling), dtype)
+
+    token = config.image_token_id
+    tokens = llava.prefixes.picture_tokens(picture.fingerprint, token)
+    if tokens is None:
+        inputs = encode(processor, pictures, [text], spelling)
+        ids, see = inputs["input_ids"], lambda: pixels_of(inputs, dtype)
+    else:
+        ids = encode_text(processor, text, tokens, spelling)
+    end = int((ids[0] == token).nonzero()[-1]) + 1
+    return Request(ids, picture.fingerprint, end, see, whole)
+
+
+def pixels_of(inputs: Any, dtype: torch.dtype) -> dict[str, Any]:
+    """Return what of a processor's output the vision tower is given."""
+    seen = {name: value for name, value in inputs.items() if name not in _TEXT}
+    if "pixel_values" in seen:
+        seen["pixel_values"] = seen["pixel_values"].to(dtype)
+    return seen
+
+
+_TEXT = ("input_ids", "attention_mask")
+
+
+def context_of(model: Any) -> int:
+    """Return how many tokens the model holds, of prompt and answer together."""
+    return model.config.get_text_config().max_position_embeddings
 
 
 def prepare(llava: Llava, image: Any, prompt: str, settings: Settings) -> AnswerStream:
@@ -37,16 +146,8 @@ def prepare(llava: Llava, image: Any, prompt: str, settings: Settings) -> Answer
 
     Raises ImageError, PromptError or, if the model has been closed, ModelError.
     """
-    model, started = llava._open(), time.perf_counter()
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise PromptError(
-            'The prompt is empty. Ask something: ask(image, "Describe this picture.").'
-        )
-    pictures = [] if image is None else [open_image(image)]
-    text = llava.prompt_text(prompt, images=len(pictures))
-    prompts.check_images(text, len(pictures))
-    inputs = encode(llava.processor, pictures, [text], llava.spelling)
-    if pictures:
-        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-    context = model.config.get_text_config().max_position_embeddings
-    return AnswerStream(inputs, llava.processor.tokenizer, settings, context, started)
+    started = time.perf_counter()
+    context = context_of(llava._open())
+    check_question(prompt)
+    request = request_for(llava, Picture.of(image), [(prompt, None)])
+    return AnswerStream(request, llava.processor.tokenizer, settings, context, started)

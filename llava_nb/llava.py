@@ -1,34 +1,42 @@
 """A loaded LLaVA, and everything that can be asked of it.
 
-Generating, decoding, stopping and releasing memory happen here and nowhere else; the
-notebooks, the panel and the command line are callers. Nothing here knows of widgets.
+The notebooks, the panel and the command line are callers of this class and of nothing
+below it. Nothing here knows of widgets.
 
-Covered: one picture or none, one question, an answer at once or in pieces. Not
-covered: loading (`loading.py`), pictures (`images.py`), what the model is given
-(`inputs.py`), what to do when memory runs out (`recovery.py`).
+Covered: one picture or none, one question, an answer at once or in pieces; what the
+model read before is not read again. Not covered: loading (`loading.py`), pictures
+(`images.py`), what the model is given (`inputs.py`), how it is run (`running.py`),
+conversations (`chat.py`), many pictures (`batch.py`).
 """
 
 from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image
 
-from . import prompts
 from .answer import Answer
 from .errors import ModelError
-from .generation import AnswerStream, Settings, Stop, StopWhen
 from .images import open_image
 from .inputs import prepare, prompt_text
-from .peaks import peak_on
-from .recovery import free_vram, or_out_of_vram, smaller_steps
+from .prefix_cache import PrefixCache
+from .prompts import DEFAULT_STYLE
+from .recovery import free_vram
+from .running import run
+from .settings import Settings, Stop
 from .spelling import Spelling
 from .streaming import pieces
+
+if TYPE_CHECKING:
+    import torch
+
+    from .chat import Chat
+    from .fast import FastDecoder, FastReport
 
 DEFAULT_PROMPT = "Describe this picture."
 
@@ -39,7 +47,9 @@ class Llava:
     `model` and `processor` are the transformers objects; `name`, `reason` (why this
     model), `quantization` and `style` (of the conversation, None for the model's own
     chat template) say what was loaded. `spelling` is how a prompt is written for the
-    tokenizer where that takes care (`spelling.py`), else None.
+    tokenizer where that takes care (`spelling.py`), else None. `prefixes` is what the
+    model has read and remembers; `fast` says whether decoding is compiled (`fast.py`), None
+    if that was not asked for.
     """
 
     def __init__(
@@ -50,12 +60,15 @@ class Llava:
         name: str,
         reason: str = "",
         quantization: str | None = None,
-        style: str | None = prompts.DEFAULT_STYLE,
+        style: str | None = DEFAULT_STYLE,
         spelling: Spelling | None = None,
     ) -> None:
         self.model, self.processor = model, processor
         self.name, self.reason = name, reason
         self.quantization, self.style, self.spelling = quantization, style, spelling
+        self.prefixes = PrefixCache()
+        self.fast: FastReport | None = None
+        self.decoder: FastDecoder | None = None
         self._busy = threading.Lock()
 
     def __repr__(self) -> str:
@@ -116,7 +129,7 @@ class Llava:
         Raises ImageError, PromptError or OutOfVramError, each with its repair.
         """
         settings = Settings(max_new_tokens, temperature, top_p)
-        return self._run(prepare(self, image, prompt, settings), stop)
+        return run(self, prepare(self, image, prompt, settings), stop)
 
     def stream(
         self,
@@ -134,7 +147,44 @@ class Llava:
         included. Leaving the loop early ends the answer.
         """
         settings = Settings(max_new_tokens, temperature, top_p)
-        return pieces(prepare(self, image, prompt, settings), self._run, stop)
+        return pieces(prepare(self, image, prompt, settings), partial(run, self), stop)
+
+    def ask_batch(
+        self,
+        images: Any,
+        prompts: str | Sequence[str],
+        *,
+        batch_size: int = 8,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float | None = None,
+        stop: Stop | None = None,
+    ) -> list[Answer]:
+        """Ask about many pictures, `batch_size` at once; the answers are in their order.
+
+        `images` is a list of what `ask` takes, `prompts` a list of the same length; either
+        may be one for all. A picture that cannot be read, or does not fit into memory
+        even alone, gives an answer with `finish` "failed" and its `error`; the others are
+        answered. When memory runs out the batch is halved and tried again. After
+        `stop` the pictures not yet begun have empty answers that say "stopped".
+
+        Raises PromptError for lengths that differ or settings that mean nothing.
+        """
+        from . import batch
+
+        settings = Settings(max_new_tokens, temperature, top_p)
+        return batch.ask_batch(self, images, prompts, batch_size, settings, stop)
+
+    def chat(self, image: Any = None, *, forget_oldest: bool = False) -> Chat:
+        """Begin a conversation about a picture (or None), which is read once.
+
+        A list of several pictures is laid side by side as one, with a warning.
+        `forget_oldest`: when the model is full, leave out the oldest questions instead of
+        raising PromptError. Raises ImageError.
+        """
+        from .chat import Chat
+
+        return Chat(self, image, forget_oldest=forget_oldest)
 
     def save_4bit(self, folder: str | Path) -> Path:
         """Write the 4-bit model to a folder and return it; `load(folder)` reads it back.
@@ -152,39 +202,15 @@ class Llava:
         An exception of an earlier cell may still hold the model, so it is let go of too,
         as `free_vram()` does it.
         """
-        self.model = self.processor = None
+        self.model = self.processor = self.decoder = None
+        self.prefixes.clear()
         free_vram()
 
     def prompt_text(self, prompt: str, *, images: int = 1) -> str:
         """Return the exact text that the model is given for a question."""
-        return prompt_text(self, prompt, images)
+        return prompt_text(self, [(prompt, None)], images)
 
     def _open(self) -> Any:
         if self.model is None:
             raise ModelError(f'{self.name} has been closed. Load it again: load("{self.name}").')
         return self.model
-
-    def _run(self, stream: AnswerStream, stop: Stop | None) -> Answer:
-        """Generate until the end, the limit or the stop, and count what it took.
-
-        No variable here holds the model: the frames of an error outlive it in a notebook.
-        """
-        ends = self._open().generation_config.eos_token_id
-        with self._busy, peak_on(self.device) as peak:
-            or_out_of_vram(
-                lambda: self._generate(stream, stop),
-                "answering",
-                self.device,
-                lambda: smaller_steps(self._open().config, self.quantization, stream.limit),
-            )
-        return stream.answer(peak.highest, ends)
-
-    def _generate(self, stream: AnswerStream, stop: Stop | None) -> None:
-        inputs = {name: tensor.to(self.device) for name, tensor in stream.inputs.items()}
-        with torch.inference_mode():
-            self._open().generate(
-                **inputs,
-                **stream.arguments,
-                streamer=stream,
-                stopping_criteria=[StopWhen(stop)] if stop is not None else None,
-            )

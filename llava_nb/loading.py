@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from .checkpoints import Checkpoint, locate, read_config
 from .errors import ModelError
+from .fast import speed_up
 from .heap import large_blocks_apart
 from .layouts import find_source
 from .llava import Llava
@@ -48,6 +49,7 @@ def load(
     token: str | None = None,
     cache_dir: str | Path | None = None,
     check: bool = True,
+    fast: bool = False,
 ) -> Llava:
     """Load a LLaVA and return it ready to be asked.
 
@@ -56,7 +58,8 @@ def load(
     `quantization` is "4bit", "8bit" or None (float16 or bfloat16 on a GPU, float32 on
     a CPU). `token` is for private hub models; public ones are fetched without any.
     `check` compares what the model needs with free disk, RAM and VRAM before anything
-    is fetched.
+    is fetched. `fast` compiles the steps of the model on a GPU, which takes a minute, and
+    keeps that if it measures faster; `str(llava.fast)` says what came of it.
 
     The same call again returns the same object; another model releases the one before.
     Raises ModelError with the repair in its message, DoesNotFitError (a ModelError) if
@@ -67,14 +70,18 @@ def load(
     checkpoint = None if model == "auto" else locate(model)
     stamp = checkpoint.stamp if checkpoint else ("auto",)
     key = (*stamp, quantization, str(cache_dir))
-    if key in _loaded and not _loaded[key].closed:
-        return _loaded[key]
-    release()
-    checkpoint = checkpoint or locate(model)
-    access = {"token": token or False, "cache_dir": str(cache_dir) if cache_dir else None}
-    with quiet(checkpoint), large_blocks_apart():
-        _loaded[key] = _load(checkpoint, quantization, access, check)
-    return _loaded[key]
+    if key not in _loaded or _loaded[key].closed:
+        release()
+        checkpoint = checkpoint or locate(model)
+        access = {"token": token or False, "cache_dir": str(cache_dir) if cache_dir else None}
+        with quiet(checkpoint), large_blocks_apart():
+            _loaded[key] = _load(checkpoint, quantization, access, check)
+    llava = _loaded[key]
+    if fast and llava.fast is None:
+        llava.fast = speed_up(llava)
+    elif not fast:
+        llava.fast = llava.decoder = None
+    return llava
 
 
 def release() -> None:

@@ -60,12 +60,13 @@ def free_vram() -> FreedVram:
     """Give back all memory that nobody uses, and say how much came back.
 
     Lets go of what an exception in an earlier cell holds (`%debug` has nothing to show
-    afterwards), and empties torch's store of unused blocks on all GPUs. A loaded
-    model stays; `Llava.close()` releases it. Without a GPU that torch has used, the
-    numbers are those of the RAM.
+    afterwards), empties torch's store of unused blocks on all GPUs, and what the loaded model
+    remembers of pictures. The model itself stays; `Llava.close()` releases it. Without a GPU
+    that torch has used, the numbers are those of the RAM.
     """
     memory, allocated, reserved = _held()
     forget_exceptions()
+    _forget_prefixes()
     gc.collect()
     empty_cache()
     _, allocated_now, reserved_now = _held()
@@ -78,6 +79,14 @@ def free_vram() -> FreedVram:
         free_bytes=free,
         total_bytes=total,
     )
+
+
+def _forget_prefixes() -> None:
+    """Have the loaded model, if any, forget the pictures that it has read."""
+    loading = sys.modules.get(f"{__package__}.loading")
+    llava = loading.kept() if loading else None
+    if llava is not None:
+        llava.prefixes.clear()
 
 
 def _torch_on_gpu() -> Any:

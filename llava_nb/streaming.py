@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .generation import AnswerStream, EitherStop, Stop
+from .generation import AnswerStream
+from .settings import EitherStop, Stop
 
 
 def pieces(

@@ -29,6 +29,7 @@ _STARTS = {
     "model.language_model.embed_tokens.": "embeddings",
     "lm_head.": "head",
 }
+REMEMBERED = "pictures and words kept"  # `prefix_cache.py`
 # What this process has beside the model: in use, and not in use.
 _OTHERS = {
     "VRAM": ("other tensors", "kept by torch unused"),
@@ -45,8 +46,9 @@ class VramReport:
     in RAM what belongs to the process alone. `reserved_bytes` are what the process has
     taken: with what torch keeps for later, or in RAM with mapped files. `context_bytes`
     is CUDA's own, an allowance. `others_bytes` is what is left of the total: other
-    processes. `parts` are the tensors of the loaded model. `tokens_that_fit` is what is
-    free, or kept by torch unused, by the KV cache of a token.
+    processes. `parts` are the tensors of the loaded model, and what it remembers of
+    pictures. `tokens_that_fit` is what is free, or kept by torch unused, by the KV cache of
+    a token.
     """
 
     memory: str
@@ -116,6 +118,8 @@ def vram_report(llava: Llava | None = None) -> VramReport:
     if network is not None:
         about["model"] = f"{llava.name} {IN_WORDS[llava.quantization]}"
         about["parts"] = bytes_by_part(network)
+        if llava.prefixes.nbytes:
+            about["parts"][REMEMBERED] = llava.prefixes.nbytes
         shape = shape_of(network.config)
         about["kv_bytes_per_token"] = kv_bytes_per_token(shape, network.dtype.itemsize)
     on_gpu = torch.cuda.is_available() and (network is None or network.device.type == "cuda")

@@ -1,12 +1,14 @@
 """The streamer and the settings, with a tokenizer of five lines."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from llava_nb import PromptError
-from llava_nb.generation import AnswerStream, Settings, StopWhen
+from llava_nb.generation import AnswerStream
+from llava_nb.settings import Settings, StopWhen
 
 END = 0
 
@@ -19,9 +21,9 @@ class Bytes:
 
 
 def stream(limit=100, context=50, prompt=3):
-    inputs = {"input_ids": torch.ones(1, prompt, dtype=torch.long)}
-    made = AnswerStream(inputs, Bytes(), Settings(limit, 0.0, None), context, 0.0)
-    made.put(inputs["input_ids"])
+    request = SimpleNamespace(ids=torch.ones(1, prompt, dtype=torch.long))
+    made = AnswerStream(request, Bytes(), Settings(limit, 0.0, None), context, 0.0)
+    made.put(request.ids)
     return made
 
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from llava_nb import ModelError, PromptError, llava, load, open_image
+from llava_nb import ModelError, PromptError, load, open_image, running
 from llava_nb.pictures import SEEDS, example_picture, scene_of
 from llava_nb.tiny.questions import describe_scene
 
@@ -47,7 +47,7 @@ def test_the_peak_of_an_answer_is_the_trackers(tiny, picture, monkeypatch):
     class Tracker(contextlib.nullcontext):
         highest = 123
 
-    monkeypatch.setattr(llava, "peak_on", lambda device: Tracker(Tracker))
+    monkeypatch.setattr(running, "peak_on", lambda device: Tracker(Tracker))
     assert tiny.ask(picture, QUESTION, max_new_tokens=2).peak_vram_bytes == 123
 
 

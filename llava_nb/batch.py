@@ -1,0 +1,163 @@
+"""Many pictures and questions at once: what a GPU is made for.
+
+A step of the model reads all its weights, for one answer or for eight; so answers come
+several times faster together. Questions of similar length go together, because shorter
+ones are filled up on the left. Pictures are opened as their turn comes, so that a folder of
+thousands takes the memory of one batch.
+
+Covered: order, groups, a group that does not fit, a picture that cannot be read. Not
+covered: folders and tables (`folder.py`); pictures read before (`prefix_cache.py`): nothing
+is kept of a batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from . import prompts
+from .answer import Answer
+from .errors import LlavaNbError, OutOfVramError, PromptError
+from .images import open_image
+from .inputs import check_question, context_of, pixels_of
+from .processing import encode
+from .rows import Rows
+from .running import call_generate, guarded
+from .settings import Settings, Stop
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from .llava import Llava
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture (anything `open_image` takes, or None) and its question."""
+
+    image: Any
+    prompt: str
+
+
+def ask_batch(
+    llava: Llava,
+    images: Any,
+    questions: str | Sequence[str],
+    batch_size: int,
+    settings: Settings,
+    stop: Stop | None,
+) -> list[Answer]:
+    """Answer all; see `Llava.ask_batch`."""
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise PromptError(f"batch_size is {batch_size!r}; it is a whole number from 1 on, as 8.")
+    items = pair_up(images, questions)
+    answers: list[Answer | None] = [None] * len(items)
+    waiting = sorted(range(len(items)), key=lambda at: _length(llava, items[at]))
+    while waiting:
+        group, rest = waiting[:batch_size], waiting[batch_size:]
+        try:
+            done = answer_group(llava, [items[at] for at in group], settings, stop)
+        except OutOfVramError as error:
+            if len(group) > 1:
+                batch_size = (len(group) + 1) // 2  # and no larger again: it would not fit
+                continue
+            done = [_failed(error)]
+        for at, answer in zip(group, done, strict=True):
+            answers[at] = answer
+        waiting = rest
+    return answers
+
+
+def pair_up(images: Any, questions: str | Sequence[str]) -> list[Item]:
+    """Return each picture with its question; one of either goes with all of the other.
+
+    Raises PromptError if there are two numbers of them, or a question is empty.
+    """
+    several = isinstance(images, list | tuple)
+    count = len(images) if several else None
+    if isinstance(questions, str):
+        questions = [questions] * (1 if count is None else count)
+    if count is None:
+        images = [images] * len(questions)
+    if len(images) != len(questions):
+        raise PromptError(
+            f"There are {len(images)} pictures and {len(questions)} prompts. Give one prompt for "
+            "each picture, or a single one for all."
+        )
+    for question in questions:
+        check_question(question)
+    return [Item(image, question) for image, question in zip(images, questions, strict=True)]
+
+
+def _length(llava: Llava, item: Item) -> int:
+    """How long the question is, in tokens; its picture is not opened for that."""
+    return len(llava.processor.tokenizer(item.prompt)["input_ids"])
+
+
+def answer_group(
+    llava: Llava, items: Sequence[Item], settings: Settings, stop: Stop | None
+) -> list[Answer]:
+    """Answer some items at once, in their order; those that cannot be read fail alone.
+
+    Raises OutOfVramError if they do not fit together.
+    """
+    if stop is not None and stop.is_set():
+        return [Answer("", 0, 0.0, 0.0, None, "stopped") for _ in items]
+    started = time.perf_counter()
+    answers: list[Answer | None] = [None] * len(items)
+    readable, opened = [], []
+    for at, item in enumerate(items):
+        try:
+            opened.append(_open(llava, item))
+            readable.append(at)
+        except LlavaNbError as error:
+            answers[at] = _failed(error, time.perf_counter() - started)
+    for at, answer in zip(readable, _answer(llava, opened, settings, stop, started), strict=True):
+        answers[at] = answer
+    return answers
+
+
+def _open(llava: Llava, item: Item) -> tuple[Image.Image | None, str]:
+    """Return the picture and the whole prompt. Raises ImageError or PromptError."""
+    picture = None if item.image is None else open_image(item.image)
+    text = llava.prompt_text(item.prompt, images=int(picture is not None))
+    prompts.check_images(text, int(picture is not None))
+    return picture, text
+
+
+def _answer(
+    llava: Llava,
+    opened: Sequence[tuple[Image.Image | None, str]],
+    settings: Settings,
+    stop: Stop | None,
+    started: float,
+) -> list[Answer]:
+    """Generate for all at once."""
+    if not opened:
+        return []
+    pictures = [picture for picture, _ in opened if picture is not None]
+    inputs = encode(llava.processor, pictures, [text for _, text in opened], llava.spelling)
+    lengths = inputs["attention_mask"].sum(dim=1).tolist()
+    rows = Rows(lengths, settings, context_of(llava._open()), started)
+    if rows.limit:  # else not one of the prompts leaves room for an answer
+        ends = llava._open().generation_config.eos_token_id
+        peak = guarded(llava, lambda: _generate(llava, inputs, rows, stop), rows.limit)
+        return rows.answers(llava.processor.tokenizer, peak.highest, ends)
+    return rows.answers(llava.processor.tokenizer, None, None)
+
+
+def _generate(llava: Llava, inputs: Any, rows: Rows, stop: Stop | None) -> None:
+    number, padded = inputs["input_ids"].shape
+    llava.prefixes.make_room(number * (padded + rows.limit), llava.device)
+    text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    with torch.inference_mode():
+        seen = pixels_of(inputs, llava._open().dtype)
+        call_generate(llava, {**text, **seen}, rows.arguments, rows, stop)
+
+
+def _failed(error: LlavaNbError, seconds: float = 0.0) -> Answer:
+    return Answer("", 0, seconds, seconds, None, "failed", error=error)

@@ -1,0 +1,176 @@
+"""What a model has read already, kept so that it is not read again.
+
+Reading a prompt leaves keys and values in every layer, one for each token. A picture takes
+576 tokens or more and a question ten, so whoever asks twice about a picture would wait
+mostly for what the model knows. Here the keys and values stay, by the tokens and the
+picture that they came from, and the next prompt that begins in the same way goes on
+from there.
+
+Nothing is held twice for long: a prefix that is gone on from as a whole is handed over,
+layer by layer, and comes back when the answer is there. The most recently used stay, up to
+a number of bytes. Not covered: generating (`llava.py`),
+what a conversation says (`chat.py`), several prompts at once (`batch.py` keeps nothing).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from .recovery import free_and_total
+from .sizes import GIB
+
+LIMIT_BYTES = 2 * GIB  # of all prefixes together
+SHARE_OF_FREE = 0.25  # and no more of what is free than this
+HEADROOM_BYTES = GIB // 2  # what one answer takes beside its keys and values
+
+KeysAndValues = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """The keys and values of some tokens, one pair a layer.
+
+    `ids` is (tokens,), on the CPU. `picture` is the fingerprint of the picture in it, None
+    without one; the picture's last token stands before `picture_end`. Keys and values are
+    (1, heads, tokens, size of a head).
+    """
+
+    ids: torch.Tensor
+    picture: bytes | None
+    picture_end: int
+    layers: list[KeysAndValues]
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory."""
+        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+
+    def shared_with(self, ids: torch.Tensor) -> int:
+        """Return how many tokens are the same from the start on."""
+        most = min(len(self.ids), len(ids))
+        return int((self.ids[:most] == ids[:most]).long().cumprod(0).sum())
+
+    def begins(self, other: Prefix) -> bool:
+        """Whether `other` starts with all of this."""
+        return self.picture == other.picture and self.shared_with(other.ids) == len(self.ids)
+
+    def first(self, tokens: int) -> DynamicCache:
+        """Return a cache of its own with the first `tokens` of this."""
+        return DynamicCache([(k[:, :, :tokens], v[:, :, :tokens]) for k, v in self.layers])
+
+    def handed_over(self) -> DynamicCache:
+        """Return a cache with all of this, of which nothing is left here."""
+        return DynamicCache(self.layers.pop(0) for _ in range(len(self.layers)))
+
+
+def take_layers(cache: DynamicCache, tokens: int) -> list[KeysAndValues]:
+    """Return the first `tokens` of a cache that is not used again.
+
+    The rest of each layer is let go of before the next is copied.
+    """
+    taken = []
+    for layer in cache.layers:
+        pair = (layer.keys, layer.values)
+        layer.keys = layer.values = None
+        taken.append(tuple(_shortened(tensor, tokens) for tensor in pair))
+    return taken
+
+
+def _shortened(tensor: torch.Tensor, tokens: int) -> torch.Tensor:
+    return tensor if tensor.shape[2] == tokens else tensor[:, :, :tokens].clone()
+
+
+class PrefixCache:
+    """The prefixes of one model, the least recently used first.
+
+    `limit_bytes` is the most that they take together; 0 keeps none.
+    """
+
+    def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
+        self.limit_bytes = limit_bytes
+        self._prefixes: list[Prefix] = []
+
+    def __len__(self) -> int:
+        return len(self._prefixes)
+
+    def __iter__(self) -> Any:
+        return iter(list(self._prefixes))
+
+    @property
+    def nbytes(self) -> int:
+        """What all of them take in memory."""
+        return sum(prefix.nbytes for prefix in self)
+
+    def picture_tokens(self, picture: bytes, image_token: int) -> int | None:
+        """Return as how many tokens a picture was read, None if it is not remembered."""
+        for prefix in self:
+            if prefix.picture == picture:
+                return int((prefix.ids == image_token).sum())
+        return None
+
+    def start(
+        self, ids: torch.Tensor, picture: bytes | None, picture_end: int, *, whole: bool
+    ) -> tuple[DynamicCache, int]:
+        """Return a cache to go on from, and how many of `ids` are in it; often none.
+
+        `whole` takes all that is shared, as a conversation does. Without it that is the
+        picture and what stands before it: a question then gives the same numbers to the
+        last bit, whatever was asked before. At least one token is left to read.
+        """
+        found, most = None, 0
+        for prefix in self:
+            if prefix.picture != picture:
+                continue
+            shared = min(prefix.shared_with(ids), len(ids) - 1)
+            shared = shared if whole else min(shared, picture_end)
+            if shared >= picture_end and shared > most:
+                found, most = prefix, shared
+        if found is None:
+            return DynamicCache(), 0
+        self._prefixes.remove(found)
+        if most == len(found.ids):
+            return found.handed_over(), most
+        self._prefixes.append(found)  # now the most recently used
+        return found.first(most), most
+
+    def keep(self, prefix: Prefix, device: Any) -> None:
+        """Remember a prefix as far as there is room, in place of those that it begins with.
+
+        If another begins with it, that one will do.
+        """
+        if any(prefix.begins(kept) for kept in self):
+            return
+        self._prefixes = [kept for kept in self if not kept.begins(prefix)]
+        self._prefixes.append(prefix)
+        free = _free_bytes(device)
+        limit = self.limit_bytes
+        if free is not None:
+            limit = min(limit, int(SHARE_OF_FREE * (free + self.nbytes)))
+        while self._prefixes and self.nbytes > limit:
+            self._prefixes.pop(0)
+
+    def make_room(self, tokens: int, device: Any) -> None:
+        """Forget the least recently used until `tokens` more fit in what is free."""
+        while self._prefixes:
+            newest = self._prefixes[-1]
+            needed = tokens * newest.nbytes // len(newest.ids) + HEADROOM_BYTES
+            free = _free_bytes(device)
+            if free is None or free >= needed:
+                return
+            self._prefixes.pop(0)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._prefixes.clear()
+
+
+def _free_bytes(device: Any) -> int | None:
+    """Return what is free where the model is, with what torch keeps there unused."""
+    free, _ = free_and_total(device)
+    if free is not None and torch.device(device).type == "cuda":
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free

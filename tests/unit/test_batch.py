@@ -1,0 +1,155 @@
+"""Many at once: the answers of one by one, in order, none lost."""
+
+import threading
+from random import Random
+
+import pytest
+import torch
+
+from llava_nb import ImageError, OutOfVramError, PromptError, batch, load
+from llava_nb.tiny.scenes import draw, sample_scene
+
+DESCRIBE, COUNT = "Describe this picture.", "How many things are there?"
+PICTURES = [draw(sample_scene(Random(f"batch {at}"), count=at % 4)) for at in range(12)]
+
+
+@pytest.fixture
+def exact():
+    """The embedded model in float32: then rows side by side change no word."""
+    return load("tiny", quantization=None)
+
+
+def one_by_one(llava, pictures, prompts, **settings):
+    pairs = zip(pictures, prompts, strict=True)
+    return [llava.ask(picture, prompt, **settings).ids for picture, prompt in pairs]
+
+
+def test_answers_are_those_of_one_by_one_in_order(exact):
+    prompts = [(DESCRIBE, COUNT, "Is there a red star?")[at % 3] for at in range(12)]
+    answers = exact.ask_batch(PICTURES, prompts, batch_size=5)
+    assert [answer.ids for answer in answers] == one_by_one(exact, PICTURES, prompts)
+
+
+def test_500_pictures_answer_as_one_by_one(exact):
+    pictures = [draw(sample_scene(Random(f"many {at}"), count=at % 4)) for at in range(500)]
+    short = {"max_new_tokens": 12}
+    answers = exact.ask_batch(pictures, DESCRIBE, batch_size=16, **short)
+    alone = one_by_one(exact, pictures, [DESCRIBE] * 500, **short)
+    different = [at for at in range(500) if answers[at].ids != alone[at]]
+    assert not different, f"{len(different)} of 500 differ: {different[:9]}"
+
+
+def test_in_four_bits_too(tiny):
+    answers = tiny.ask_batch(PICTURES, DESCRIBE, batch_size=4)
+    assert [answer.ids for answer in answers] == one_by_one(tiny, PICTURES, [DESCRIBE] * 12)
+
+
+def test_many_prompts_about_one_picture(exact):
+    texts = [answer.text for answer in exact.ask_batch(PICTURES[2], [COUNT, DESCRIBE])]
+    assert texts == [exact.ask(PICTURES[2], prompt).text for prompt in (COUNT, DESCRIBE)]
+
+
+def test_some_without_a_picture(exact):
+    answers = exact.ask_batch([None, PICTURES[1]], ["Hello.", COUNT])
+    assert answers[0].text == exact.ask(None, "Hello.").text
+    assert answers[1].text == "One."
+
+
+def test_figures_of_each_answer(exact):
+    short, long = exact.ask_batch([PICTURES[1], PICTURES[3]], [COUNT, DESCRIBE])
+    assert short.finish == long.finish == "eos"
+    assert (short.tokens, len(long.ids)) == (len(short.ids), long.tokens)
+    assert 0 < short.first_token_seconds <= short.seconds < long.seconds
+    assert long.prompt_tokens == exact.ask(PICTURES[3], DESCRIBE).prompt_tokens
+
+
+def test_an_answer_that_reaches_the_limit_says_so(exact):
+    answers = exact.ask_batch(PICTURES[1:3], [COUNT, DESCRIBE], max_new_tokens=4)
+    assert [(answer.finish, answer.tokens) for answer in answers] == [("eos", 3), ("limit", 4)]
+
+
+def test_one_bad_picture_fails_alone(exact):
+    answers = exact.ask_batch([PICTURES[1], "nowhere.png", PICTURES[2]], COUNT)
+    assert [answer.text for answer in answers] == ["One.", "", "Two."]
+    assert answers[1].finish == "failed" and isinstance(answers[1].error, ImageError)
+    assert "no file 'nowhere.png'" in str(answers[1])
+
+
+def test_a_prompt_that_is_too_long_fails_alone(exact):
+    answers = exact.ask_batch(PICTURES[1:3], ["long " * 5000, COUNT])
+    assert isinstance(answers[0].error, PromptError) and "Shorten it by" in str(answers[0].error)
+    assert answers[1].text == "Two."
+
+
+class Allocator:
+    """Runs out of memory whenever more than `fits` rows are generated at once."""
+
+    def __init__(self, monkeypatch, llava, fits):
+        self.sizes, self._fits, self._generate = [], fits, llava.model.generate
+        monkeypatch.setattr(llava.model, "generate", self)
+
+    def __call__(self, **arguments):
+        rows = len(arguments["input_ids"])
+        self.sizes.append(rows)
+        if rows > self._fits:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return self._generate(**arguments)
+
+
+def test_out_of_memory_halves_the_batch_and_loses_nothing(exact, monkeypatch):
+    expected = one_by_one(exact, PICTURES, [DESCRIBE] * 12)
+    allocator = Allocator(monkeypatch, exact, fits=3)
+    answers = exact.ask_batch(PICTURES, DESCRIBE, batch_size=8)
+    assert [answer.ids for answer in answers] == expected
+    assert allocator.sizes == [8, 4, 2, 2, 2, 2, 2, 2]
+
+
+def test_what_does_not_fit_alone_fails_alone(exact, monkeypatch):
+    Allocator(monkeypatch, exact, fits=0)
+    answers = exact.ask_batch(PICTURES[:2], DESCRIBE)
+    assert all(isinstance(answer.error, OutOfVramError) for answer in answers), answers
+
+
+def test_other_faults_are_not_swallowed(exact, monkeypatch):
+    def broken(**arguments):
+        raise RuntimeError("the model broke")
+
+    monkeypatch.setattr(exact.model, "generate", broken)
+    with pytest.raises(RuntimeError, match="the model broke"):
+        exact.ask_batch(PICTURES[:2], DESCRIBE)
+
+
+def test_after_stop_the_rest_is_empty(exact, monkeypatch):
+    stop = threading.Event()
+    answer_group = batch.answer_group
+
+    def then_stop(*arguments):
+        done = answer_group(*arguments)
+        stop.set()
+        return done
+
+    monkeypatch.setattr(batch, "answer_group", then_stop)
+    answers = exact.ask_batch(PICTURES[1:4], COUNT, batch_size=1, stop=stop)
+    assert [answer.text for answer in answers] == ["One.", "", ""]
+    assert [answer.finish for answer in answers] == ["eos", "stopped", "stopped"]
+
+
+@pytest.mark.parametrize(
+    ("images", "prompts", "message"),
+    [
+        (PICTURES[:2], [COUNT] * 3, "There are 2 pictures and 3 prompts"),
+        (PICTURES[:1], [""], "The prompt is empty"),
+    ],
+)
+def test_what_does_not_match_is_refused(exact, images, prompts, message):
+    with pytest.raises(PromptError, match=message):
+        exact.ask_batch(images, prompts)
+
+
+def test_a_batch_of_nothing_is_no_answers(exact):
+    assert exact.ask_batch([], DESCRIBE) == []
+
+
+def test_a_batch_size_that_means_nothing_is_refused(exact):
+    with pytest.raises(PromptError, match="batch_size is 0"):
+        exact.ask_batch(PICTURES, COUNT, batch_size=0)
