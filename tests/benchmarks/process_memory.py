@@ -150,12 +150,15 @@ class Run:
         return errors[-1] if errors and not self.killed else ""
 
 
-def run_watched(request: dict[str, Any], *, limit: Limit | None = None) -> Run:
-    """Run `load_once.py` with `request` in a fresh process, under `limit` if given."""
+def run_watched(request: dict[str, Any], *, limit: Limit | None = None, child: Path = CHILD) -> Run:
+    """Run `load_once.py`, or another `child`, with `request` in a fresh process.
+
+    Under `limit` if given.
+    """
     run = Run()
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            [sys.executable, str(CHILD), json.dumps(request)],
+            [sys.executable, str(child), json.dumps(request)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
