@@ -1,0 +1,202 @@
+"""The panel in a kernel, as a page sees it: through messages alone, and with nothing printed."""
+
+import io
+import statistics
+
+import pytest
+from front_end import FAKES, FrontEnd
+from PIL import Image
+
+FAKE = f"""
+import sys
+sys.path.insert(0, {str(FAKES)!r})
+from panel_fakes import FakeLlava
+from llava_nb import panel_view
+panel_view.vram_report = lambda llava: type("Report", (), {{"_repr_html_": lambda self: "bar"}})()
+from llava_nb.panel import caption_panel
+"""
+NEW = "llava = FakeLlava(); panel = caption_panel(llava); panel"
+
+
+def png(side=20, colour="red"):
+    file = io.BytesIO()
+    Image.new("RGB", (2 * side, side), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    with FrontEnd() as front_end:
+        front_end.run(FAKE)
+        yield front_end
+
+
+@pytest.fixture
+def page(kernel):
+    """A new panel; afterwards no error was lost and nothing was printed."""
+    kernel.settle(0.1)
+    kernel.widgets.clear()
+    kernel.history.clear()
+    kernel.streams = ""
+    shown = kernel.run(NEW)
+    assert "application/vnd.jupyter.widget-view+json" in shown
+    yield kernel
+    kernel.run("llava.gate.set(); panel.wait(20)")
+    assert not kernel.errors and not kernel.streams.strip(), (kernel.errors, kernel.streams)
+
+
+def with_picture(page):
+    page.upload(("cat.png", png()))
+    page.wait_for(lambda: "cat.png" in page.value("desk") and page.enabled("ask"))
+
+
+def ask(page, question="Why?"):
+    page.enter("question", question)
+    page.click("Ask")
+
+
+def test_upload_ask_follow_up(page):
+    with_picture(page)
+    ask(page)
+    page.wait_for(lambda: "(40, 20) Why? no 0" in page.value("talk") and page.enabled("ask"))
+    page.enter("question", "Who?\n")
+    page.wait_for(lambda: "(40, 20) Who? no 1" in page.value("talk"))
+    assert page.value("question") == ""
+
+
+def test_uploaded_bytes_do_not_stay_in_the_page(page):
+    with_picture(page)
+    page.settle(0.3)
+    state = page.widgets[page.find("upload")]
+    assert not any(state.get(name) for name in ("value", "data", "metadata", "_counter")), state
+
+
+def test_the_same_file_twice(page):
+    with_picture(page)
+    page.upload(("dog.png", png()), ("emu.png", png(30)))
+    page.wait_for(lambda: "emu.png" in page.value("desk"))
+    page.upload(("dog.png", png()), ("emu.png", png(30)))
+    page.wait_for(lambda: page.run("panel.state.next_key")["text/plain"] == "6")
+
+
+def test_a_lost_upload_is_told_and_the_next_one_arrives(page):
+    page.upload(("big.png", png()), lost=True)
+    page.wait_for(lambda: "nothing arrived" in page.value("notice"))
+    with_picture(page)
+
+
+def test_a_button_that_died_is_replaced(page):
+    old = page.find("upload")
+    page.click("Nothing arrived?")
+    page.wait_for(lambda: old not in page.widgets)
+    with_picture(page)
+
+
+def test_a_page_that_connects_anew_is_noticed(page):
+    old = page.find("upload")
+    page.send(old, {"method": "request_state"})
+    page.wait_for(lambda: "connected anew" in page.value("notice") and old not in page.widgets)
+    with_picture(page)
+
+
+def test_stop_ends_the_answer_while_the_kernel_is_free(page):
+    with_picture(page)
+    page.run("llava.gate.clear()")
+    ask(page)
+    page.wait_for(lambda: page.enabled("stop"))
+    page.click("Stop")
+    page.run("llava.gate.set()")
+    page.wait_for(lambda: "Stopped." in page.value("notice"))
+    assert page.run("panel.history[0].finish")["text/plain"] == "'stopped'"
+
+
+def test_a_click_on_what_is_disabled_is_answered(page):
+    with_picture(page)
+    page.run("llava.gate.clear()")
+    ask(page)
+    page.wait_for(lambda: page.enabled("stop") and page.value("question") == "")
+    ask(page, "And who?")
+    page.wait_for(lambda: "Stop first" in page.value("notice"))
+    assert page.value("question") == "And who?"
+
+
+def test_a_model_that_raises_is_told(page):
+    with_picture(page)
+    page.run("llava.fail_at = 1")
+    ask(page)
+    page.wait_for(lambda: "ValueError: &lt;b&gt;broken&lt;/b&gt;" in page.value("notice"))
+    page.run("llava.fail_at = None")
+    page.click("Ask")
+    page.wait_for(lambda: "(40, 20) Why? no 0" in page.value("talk"))
+
+
+def test_an_example_is_one_click(page):
+    page.click("How many things are there?")
+    page.wait_for(lambda: "three_shapes.png" in page.value("desk") and "no 0" in page.value("talk"))
+
+
+def test_paths_open_with_enter(page, tmp_path):
+    (tmp_path / "fox.png").write_bytes(png())
+    page.enter("path", f"{tmp_path / 'fox.png'}\n")
+    page.wait_for(lambda: "fox.png" in page.value("desk"))
+
+
+def test_a_kernel_interrupt_leaves_the_panel_working(page):
+    with_picture(page)
+    page.run("llava.gate.clear()")
+    ask(page)
+    page.wait_for(lambda: page.enabled("stop"))
+    page.manager.interrupt_kernel()
+    page.run("llava.gate.set()")
+    page.wait_for(lambda: "(40, 20) Why? no 0" in page.value("talk"))
+    page.settle(0.3)
+    page.errors.clear()  # the kernel's own report of the interrupt, if it was at work
+
+
+def test_displayed_twice_is_one_panel(page):
+    for _ in range(2):
+        assert page.run("panel")["text/plain"] == "<CaptionPanel of fake, 0 answer(s)>"
+    with_picture(page)
+
+
+def test_the_last_words_arrive_after_a_flood(page):
+    with_picture(page)
+    page.run("panel.ask(' '.join(f'w{at}' for at in range(3000)), max_new_tokens=9999); None")
+    page.wait_for(lambda: "w2999 no 0" in page.value("talk") and page.enabled("ask"))
+
+
+def test_how_soon_the_first_words_are_on_the_page(record_property):
+    """Reported, not judged: the time from the first piece of `stream` to its arrival here."""
+    with FrontEnd() as page:
+        page.run(
+            "import time, llava_nb\nfrom llava_nb.panel import caption_panel\n"
+            "from llava_nb.chat import Chat\n"
+            "llava = llava_nb.load('tiny'); firsts = []; real = Chat.stream\n"
+            "def stream(self, *arguments, **named):\n"
+            "    for at, piece in enumerate(real(self, *arguments, **named)):\n"
+            "        firsts.append(time.time()) if at == 0 else None\n"
+            "        yield piece\n"
+            "Chat.stream = stream\npanel = caption_panel(llava); panel"
+        )
+        page.click("Describe this picture.")
+        page.wait_for(lambda: page.value("talk") and page.enabled("ask"))
+        for at in range(5):
+            page.enter("question", f"{'Look closely. ' * at}Describe this picture.\n")
+            answers = at + 2
+            page.wait_for(
+                lambda answers=answers: (
+                    page.value("talk").count("tokens in") == answers and page.enabled("ask")
+                )
+            )
+        firsts = eval(page.run("firsts")["text/plain"])
+        talk = page.find("talk")
+        waits = []
+        for first in firsts:
+            updates = [when for when, comm, _ in page.history if comm == talk and when >= first]
+            waits.append(min(updates) - first)
+    median = statistics.median(waits)
+    record_property("first_text_on_page_ms", round(1000 * median, 1))
+    print(
+        f"first text on the page: median {1000 * median:.0f} ms, {[round(1000 * w) for w in waits]}"
+    )
+    assert waits

@@ -1,0 +1,441 @@
+"""The panel driven from code: what is shown, what can be pressed, what a fault leaves behind."""
+
+import gc
+import io
+import socket
+import threading
+import weakref
+from html.parser import HTMLParser
+
+import ipywidgets
+import pytest
+from panel_fakes import FakeLlava, wait_until
+from PIL import Image
+
+from llava_nb import LlavaNbError, panel_html, panel_view, panel_wires
+from llava_nb.panel import EXAMPLES, caption_panel
+from llava_nb.panel_pictures import Source
+
+SCRIPT = "<img src=x onerror=alert(1)>\"'&"
+PICTURE = Image.new("RGB", (40, 20), "red")
+DESCRIBE = "Describe this picture."
+
+
+class NoReport:
+    def _repr_html_(self):
+        return "<b>memory</b>"
+
+
+@pytest.fixture
+def llava(monkeypatch):
+    monkeypatch.setattr(panel_view, "vram_report", lambda llava: NoReport())
+    return FakeLlava()
+
+
+@pytest.fixture
+def panel(llava):
+    """A panel with a picture on its desk."""
+    made = caption_panel(llava)
+    made.choose(PICTURE)
+    return made
+
+
+class Page(HTMLParser):
+    """What a browser makes of some HTML: tags, handlers, text."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.images, self.handlers, self.text = [], [], ""
+        self.feed(value)
+
+    def handle_starttag(self, tag, attributes):
+        self.images += [dict(attributes).get("src") for _ in [0] if tag == "img"]
+        self.handlers += [value for name, value in attributes if name.startswith("on")]
+        assert tag != "script"
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def page(panel):
+    """All the HTML of a panel."""
+    texts = [each.value for each in panel.children if isinstance(each, ipywidgets.HTML)]
+    return Page("".join(texts))
+
+
+def begin(panel, question=DESCRIBE):
+    """Ask by the controls, without waiting."""
+    panel.controls.question.value = question
+    panel.controls.ask.click()
+
+
+def test_an_answer_is_shown_under_its_question(panel):
+    panel.ask("Why?")
+    shown = page(panel).text
+    assert shown.index("Why?") < shown.index("(40, 20) Why? no 0") < shown.index("5 tokens in")
+
+
+def test_a_follow_up_goes_on_with_the_conversation(panel, llava):
+    panel.ask("Why?")
+    assert panel.ask("Who?")[0].text.endswith("no 1") and len(llava.chats) == 1
+
+
+def test_an_answer_appears_in_several_updates(panel, monkeypatch):
+    monkeypatch.setattr("llava_nb.panel_worker.PACE", 0)
+    seen = []
+    panel.controls.talk.observe(lambda change: seen.append(Page(change["new"]).text), "value")
+    panel.ask("Why?")
+    assert len([text for text in seen if "tokens in" not in text]) > 2, seen
+
+
+def test_updates_do_not_flood_the_page(panel):
+    seen = []
+    panel.controls.talk.observe(lambda change: seen.append(change["new"]), "value")
+    panel.ask("word " * 500)
+    assert len(seen) < 50, f"{len(seen)} updates for an answer that took no time"
+
+
+def test_stop_ends_within_two_tokens(panel, llava):
+    llava.gate.clear()
+    begin(panel)
+    wait_until(lambda: llava.asked)
+    panel.controls.stop.click()
+    assert panel.state.phase == "stopping"
+    llava.gate.set()
+    assert panel.wait(20)
+    assert panel.history[0].finish == "stopped" and panel.history[0].answer.tokens <= 2
+
+
+def test_what_can_be_pressed_while_an_answer_comes(panel, llava):
+    llava.gate.clear()
+    begin(panel)
+    controls = panel.controls
+    pressable = [controls.stop]
+    others = [controls.ask, controls.again, controls.clear, controls.more, controls.upload.widget]
+    assert [each.disabled for each in (*pressable, *others)] == [False] + [True] * 5
+    llava.gate.set()
+    panel.wait()
+    assert [each.disabled for each in (controls.ask, controls.again)] == [False, False]
+
+
+def test_enter_asks_and_empties_the_box(panel):
+    panel.controls.question.value = "Why?\n"
+    panel.wait()
+    assert panel.history[0].prompt == "Why?" and panel.controls.question.value == ""
+
+
+def test_enter_while_busy_keeps_the_question(panel, llava):
+    llava.gate.clear()
+    begin(panel)
+    panel.controls.question.value = "And who?\n"
+    llava.gate.set()
+    panel.wait()
+    assert panel.controls.question.value == "And who?" and len(panel.history) == 1
+
+
+def test_what_is_being_typed_is_left_alone(panel, monkeypatch):
+    monkeypatch.setattr("llava_nb.panel_worker.PACE", 0)
+    written = []
+    panel.controls.question.observe(lambda change: written.append(change["new"]), "value")
+    panel._runner.do(panel._wires.question(panel_wires.events.Ask, "Why?"))
+    panel.controls.question.value = "half a sen"
+    panel.wait()
+    assert written[-1] == "half a sen"
+
+
+def test_a_preset_fills_the_box_and_can_be_chosen_again(panel):
+    for _ in range(2):
+        panel.controls.question.value = ""
+        panel.controls.preset.value = "Give a short caption."
+        assert panel.controls.question.value == "Give a short caption."
+        assert panel.controls.preset.value == ""
+
+
+@pytest.mark.parametrize("at", range(len(EXAMPLES)))
+def test_an_example_is_one_click(llava, at):
+    panel = caption_panel(llava)
+    panel.controls.examples[at].click()
+    panel.wait()
+    assert (panel.history[0].picture, panel.history[0].prompt) == EXAMPLES[at]
+
+
+def test_several_pictures_get_one_question_each(llava):
+    panel = caption_panel(llava)
+    panel.choose(PICTURE, Image.new("RGB", (30, 30)))
+    assert panel.controls.ask.description == "Ask about all 2"
+    assert [entry.text for entry in panel.ask("Why?")] == [
+        "(40, 20) Why? no 0",
+        "(30, 30) Why? no 0",
+    ]
+    panel.ask("Who?")
+    panel.controls.again.click()
+    panel.wait()
+    assert [len(chat.turns) for chat in llava.chats] == [2, 2]
+
+
+def test_too_many_pictures_are_told(llava):
+    panel = caption_panel(llava)
+    panel.choose(*[PICTURE] * 9)
+    assert len(panel.state.subjects) == 8 and "8 of 9" in page(panel).text
+
+
+def test_continue_goes_on_with_the_same_conversation(panel, llava):
+    panel.ask("Why?", max_new_tokens=2)
+    assert "stopped at the limit" in page(panel).text and not panel.controls.more.disabled
+    panel.controls.more.click()
+    panel.wait()
+    assert [entry.text for entry in panel.history] == ["(40, 20) Why? no 0"]
+    assert len(llava.chats[0].turns) == 1 and panel.controls.more.disabled
+
+
+def test_regenerate_asks_without_the_old_answer(panel, llava):
+    panel.ask("Why?")
+    panel.controls.again.click()
+    panel.wait()
+    assert [entry.text for entry in panel.history] == ["(40, 20) Why? no 0"] * 2
+    assert len(llava.chats[0].turns) == 1
+
+
+def test_a_failed_regenerate_keeps_the_old_answer(panel, llava):
+    panel.ask("Why?")
+    llava.fail_at = 0
+    panel.controls.again.click()
+    panel.wait()
+    assert (
+        len(llava.chats[0].turns) == 1 and len(panel.state.told(panel.state.subjects[0].key)) == 1
+    )
+
+
+def test_settings_of_the_options_reach_the_model(panel, llava):
+    panel.controls.temperature.value, panel.controls.top_p.value = 0.7, 0.9
+    begin(panel)
+    panel.wait()
+    assert llava.asked[-1][1] == {"temperature": 0.7, "top_p": 0.9}
+    assert panel.history[0].settings["temperature"] == 0.7
+
+
+def test_a_share_of_words_matters_only_in_a_draw(panel, llava):
+    panel.controls.top_p.value = 0.9
+    begin(panel)
+    panel.wait()
+    assert llava.asked[-1][1] == {"temperature": 0, "top_p": None} and panel.controls.top_p.disabled
+
+
+def test_the_middle_square_reaches_the_model(panel):
+    panel.controls.crop.value = True
+    assert panel.ask("Why?")[0].text.startswith("(20, 20)")
+
+
+def test_a_model_that_does_not_pad_offers_no_frames(llava):
+    llava.processor.image_processor.do_pad = False
+    panel = caption_panel(llava)
+    panel.choose(PICTURE)
+    assert panel.controls.crop.layout.display == "none" and "middle square" in page(panel).text
+
+
+# --- faults ----------------------------------------------------------------------------------
+
+
+def test_a_model_that_raises_is_told_and_the_next_question_works(panel, llava):
+    llava.fail_at = 2
+    (entry,) = panel.ask("Why?")
+    assert entry.finish == "failed" and entry.text == "(40, 20)"
+    assert (
+        "ValueError: <b>broken</b>" in page(panel).text and panel.controls.question.value == "Why?"
+    )
+    assert "before_word" in panel.faults[-1]
+    llava.fail_at = None
+    assert panel.ask("Why?")[0].finish == "eos" and len(llava.chats[0].turns) == 1
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt(), SystemExit(1), MemoryError()])
+def test_nothing_that_a_worker_raises_leaves_the_panel_stuck(panel, llava, fault):
+    llava.fail_at, llava.fault = 1, fault
+    panel.ask("Why?")
+    llava.fail_at = None
+    assert panel.ask("Why?")[0].finish == "eos"
+
+
+def test_an_expected_error_is_shown_as_it_is(panel, llava):
+    llava.fail_at, llava.fault = 0, LlavaNbError("Load it again: load().")
+    panel.ask("Why?")
+    assert "Load it again: load()." in page(panel).text and not panel.faults
+
+
+def test_a_failed_picture_among_several_leaves_the_others(llava):
+    panel = caption_panel(llava)
+    panel.choose(PICTURE, b"no picture", "/no/such/file.png")
+    assert len(panel.state.subjects) == 1
+    assert "no such" not in page(panel).text and "file.png" in page(panel).text
+
+
+def test_an_unreadable_upload_leaves_the_picture_that_was_there(panel):
+    panel._wires.choose((Source(b"", "big.png", 9_000_000),))
+    panel.wait()
+    assert (
+        "nothing arrived" in page(panel).text and panel.state.subjects[0].picture.name == "picture"
+    )
+
+
+def test_a_callback_that_raises_is_told(panel, monkeypatch):
+    panel.ask("Why?")
+    monkeypatch.setattr(panel_wires.record, "save", lambda *_: 1 / 0)
+    panel.controls.save.click()
+    assert "ZeroDivisionError" in page(panel).text and "1 / 0" in panel.faults[-1]
+
+
+def test_an_interrupt_in_a_callback_is_told(panel, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    panel.ask("Why?")
+    monkeypatch.setattr(panel_wires.record, "save", interrupt)
+    panel.controls.save.click()
+    assert "Interrupted" in page(panel).text and panel.ask("Who?")[0].finish == "eos"
+
+
+def test_a_thread_that_cannot_start_does_not_leave_the_panel_busy(panel, monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        begin(panel, "Why?")
+    assert panel.wait(20) and "can't start new thread" in page(panel).text
+    assert panel.ask("Why?")[0].finish == "eos"
+
+
+def test_a_fault_while_showing_is_told(panel, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(panel_html, "talk", lambda state: 1 / 0)
+        panel.ask("Why?")
+        assert "ZeroDivisionError" in page(panel).text
+    panel.ask("Who?")
+    assert "(40, 20) Why? no 0" in page(panel).text
+
+
+def test_an_interrupt_while_waiting_stops_the_answer(panel, llava, monkeypatch):
+    llava.gate.clear()
+    begin(panel)
+    wait_until(lambda: llava.asked)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(panel._runner.lock, "wait_for", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            panel.wait()
+    llava.gate.set()
+    panel.wait()
+    assert panel.history[0].finish == "stopped"
+
+
+# --- what comes from outside -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_foreign_text_is_shown_as_text(llava, fails):
+    panel = caption_panel(llava)
+    panel.choose({SCRIPT: png_of(PICTURE), f"2{SCRIPT}": b"no picture"})
+    llava.fail_at, llava.fault = (2 if fails else None), ValueError(SCRIPT)
+    panel.ask(SCRIPT)
+    panel.choose(f"/{SCRIPT}")
+    shown = page(panel)
+    assert SCRIPT in shown.text
+    assert all(each.startswith("data:image/jpeg") for each in shown.images)
+    assert set(shown.handlers) <= {panel_html.COPY}
+
+
+def png_of(picture):
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def test_half_a_character_breaks_nothing(panel):
+    assert panel.ask("Why\ud83d?")[0].prompt == "Why??"
+
+
+def test_no_socket_listens(llava, monkeypatch):
+    listening = []
+    monkeypatch.setattr(socket.socket, "listen", lambda *_: listening.append(1))
+    panel = caption_panel(llava)
+    panel.choose(PICTURE)
+    panel.ask("Why?")
+    assert not listening
+
+
+def test_pictures_that_are_gone_take_no_memory(llava):
+    panel = caption_panel(llava)
+    seen = []
+    for side in range(100, 110):
+        panel.choose(Image.new("RGB", (side, side)))
+        seen.append(weakref.ref(panel.state.subjects[0].picture.image))
+        for _ in range(5):
+            panel.ask("Why?")
+    llava.chats.clear()
+    gc.collect()
+    assert len(panel.history) == 50
+    assert [reference() is not None for reference in seen] == [False] * 9 + [True]
+
+
+# --- record, looks, names --------------------------------------------------------------------
+
+
+def test_save_writes_the_record_and_gives_links(panel, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    panel.ask("Why?")
+    panel.controls.save.click()
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".csv", ".html", ".jsonl"]
+    assert panel.controls.links.value.count("download=") == 3
+    assert all(path.name in page(panel).text for path in tmp_path.iterdir())
+
+
+def test_every_control_has_a_label(panel):
+    def controls(widget):
+        for child in getattr(widget, "children", ()):
+            yield from controls(child)
+        if hasattr(widget, "description") and not isinstance(widget, ipywidgets.HTML):
+            yield widget
+
+    found = list(controls(panel))
+    assert len(found) >= 20 and all(each.description for each in found)
+
+
+def test_nothing_is_wider_than_a_narrow_page(panel):
+    def layouts(widget):
+        for child in getattr(widget, "children", ()):
+            yield from layouts(child)
+        yield widget.layout
+
+    fixed = [each for layout in layouts(panel) for each in (layout.width, layout.min_width) if each]
+    assert not [each for each in fixed if each.endswith("px")]
+    assert {each for each in fixed if each.endswith("em")} == {"5em"}
+
+
+def test_displaying_twice_shows_the_same_panel(panel):
+    panel.ask("Why?")
+    before = page(panel).text
+    for _ in range(2):
+        if hasattr(panel, "on_displayed"):
+            panel._ipython_display_()
+        else:
+            panel._repr_mimebundle_()
+    assert page(panel).text == before
+
+
+def test_the_repr_is_short_and_stable(panel):
+    assert repr(panel) == "<CaptionPanel of fake, 0 answer(s)>"
+
+
+def test_anything_but_a_model_is_refused():
+    with pytest.raises(LlavaNbError, match=r"caption_panel\(llava_nb\.load\(\)\)"):
+        caption_panel("llava-1.5-7b")
+
+
+def test_colabs_upload_is_offered_in_colab_only(llava, monkeypatch):
+    assert caption_panel(llava).controls.colab.layout.display == "none"
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "stand-in")
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+    assert caption_panel(llava).controls.colab.layout.display is None

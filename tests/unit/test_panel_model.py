@@ -1,0 +1,89 @@
+"""The panel with the real embedded model: what is shown is what the model was told and said."""
+
+import random
+
+import pytest
+
+from llava_nb.panel import caption_panel
+from llava_nb.pictures import example_picture, scene_of
+from llava_nb.tiny.questions import describe_scene
+
+DESCRIBE, COUNT = "Describe this picture.", "How many things are there?"
+THREE = "three_shapes.png"
+
+
+@pytest.fixture
+def panel(tiny):
+    made = caption_panel(tiny)
+    made.choose(example_picture(THREE))
+    return made
+
+
+def chats_of(panel):
+    return panel._runner._worker.talks._chats
+
+
+def test_a_bundled_picture_is_described_rightly(panel):
+    assert panel.ask(DESCRIBE)[0].text == describe_scene(scene_of(THREE))
+
+
+def test_the_panel_answers_as_the_model_does(panel, tiny):
+    chat = tiny.chat(example_picture(THREE))
+    for question in (DESCRIBE, COUNT, "What is on the left?"):
+        assert panel.ask(question)[0].text == chat.ask(question).text
+
+
+def test_a_follow_up_does_not_read_the_picture_again(panel):
+    panel.ask(DESCRIBE)
+    answer = panel.ask(COUNT)[0].answer
+    assert answer.reused_tokens > 64, answer
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_an_answer_gone_on_with_is_the_whole_answer(panel, tiny, tokens):
+    panel.ask(DESCRIBE, max_new_tokens=tokens)
+    while "more" in panel.state.can:
+        panel.controls.more.click()
+        panel.wait()
+    (entry,) = panel.history
+    assert entry.text == tiny.ask(example_picture(THREE), DESCRIBE).text and entry.finish == "eos"
+
+
+def test_the_memory_bar_and_the_model_line_are_those_of_this_model(panel, tiny):
+    panel.ask(DESCRIBE)
+    assert "language model" in panel.controls.memory.value and "GiB" in panel.controls.memory.value
+    assert f"<b>{tiny.name}</b>" in panel.controls.model.value
+    assert "in 4 bits" in panel.controls.model.value
+
+
+def test_a_closed_model_is_told_in_the_panel():
+    from llava_nb import load
+
+    other = load("tiny", quantization=None)
+    panel = caption_panel(other)
+    panel.choose(example_picture(THREE))
+    other.close()
+    (entry,) = panel.ask(DESCRIBE)
+    assert entry.finish == "failed" and "Load it again" in panel.controls.notice.value
+    assert "has been closed" in panel.controls.model.value
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_shown_is_what_the_model_was_told(panel, seed):
+    chosen = random.Random(seed)
+    controls = panel.controls
+    for _ in range(12):
+        action = chosen.choice(["ask", "ask", "short", "more", "again", "fail", "clear"])
+        if action in ("ask", "short"):
+            panel.ask(
+                chosen.choice([DESCRIBE, COUNT]), max_new_tokens=3 if action == "short" else 64
+            )
+        elif action == "fail":
+            panel.ask("x" * 20_000)
+        else:
+            getattr(controls, action).click()
+            panel.wait()
+    key = panel.state.subjects[0].key
+    shown = [(entry.prompt, entry.text) for entry in panel.state.told(key)]
+    chat = chats_of(panel).get(key)
+    assert shown == [(turn.question, turn.answer.text) for turn in (chat.turns if chat else [])]

@@ -1,0 +1,195 @@
+"""Pictures of the panel: named, noted, framed; uploads of ipywidgets 7 and 8 read and emptied."""
+
+import io
+import threading
+
+import ipywidgets
+import pytest
+from PIL import Image
+
+from llava_nb import ImageError
+from llava_nb.panel_pictures import PanelPicture, Source, open_source, sources_of
+from llava_nb.panel_uploads import UploadButton
+from llava_nb.panel_wires import paths_in, pressed_enter
+
+SEVEN = ipywidgets.__version__.startswith("7")
+
+
+def in_bytes(picture, form="PNG", **options):
+    file = io.BytesIO()
+    picture.save(file, form, **options)
+    return file.getvalue()
+
+
+PNG = in_bytes(Image.new("RGB", (40, 20), "red"))
+
+
+def opened(data, name="cat.png"):
+    return open_source(Source(data, name))
+
+
+def test_a_thumbnail_is_a_small_jpeg():
+    picture = opened(in_bytes(Image.new("RGB", (2000, 1000), "red")))
+    with Image.open(io.BytesIO(picture.thumbnail)) as small:
+        assert (small.format, small.size) == ("JPEG", (320, 160))
+
+
+def test_the_notes_say_size_and_file(tmp_path):
+    path = tmp_path / "red.bmp"
+    path.write_bytes(in_bytes(Image.new("RGB", (32, 32), "red"), "BMP"))
+    assert open_source(Source(path, "red")).notes == "32 x 32 pixels, BMP 3.1 KiB"
+
+
+def test_a_turned_picture_is_noted():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = opened(in_bytes(Image.new("RGB", (40, 20)), "JPEG", exif=exif))
+    assert picture.image.size == (20, 40) and "turned upright" in picture.notes
+
+
+def test_transparency_laid_on_white_is_noted():
+    assert "laid on white" in opened(in_bytes(Image.new("RGBA", (4, 4)))).notes
+
+
+def test_a_grey_picture_is_noted():
+    assert "made RGB (was L)" in opened(in_bytes(Image.new("L", (4, 4)))).notes
+
+
+def test_the_first_frame_is_noted():
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    data = in_bytes(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert "its first frame" in opened(data).notes
+
+
+def test_padding_is_noted_where_there_is_any():
+    wide, square = Image.new("RGB", (40, 20)), Image.new("RGB", (20, 20))
+    assert PanelPicture("a", wide).notes.endswith("; padded")
+    assert "middle square" in PanelPicture("a", wide, pads=False).notes
+    assert ";" not in PanelPicture("a", square).notes
+
+
+def test_the_middle_square_is_what_the_model_sees():
+    picture = Image.new("RGB", (60, 20), "white")
+    picture.paste("red", (20, 0, 40, 20))
+    framed = PanelPicture("a", picture).framed(True)
+    assert framed.seen.size == (20, 20)
+    assert framed.seen.getcolors() == [(400, (255, 0, 0))]
+    assert framed.framed(False).seen.size == (60, 20)
+
+
+def test_an_empty_upload_says_what_to_do():
+    with pytest.raises(ImageError, match=r"nothing arrived \(0 bytes\).*give its path"):
+        opened(b"")
+
+
+def test_a_cut_upload_says_how_much_arrived():
+    with pytest.raises(ImageError, match=r"only 10 of 5,000,000 bytes.*give its path"):
+        open_source(Source(b"x" * 10, "cat.png", 5_000_000))
+
+
+def test_a_foreign_name_is_kept_on_one_line():
+    assert "\n" not in opened(PNG, "a\nb\u202e.png").name
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("/some/where/cat.png", "cat.png"),
+        ("https://example.org/a%20cat.png?size=2", "a cat.png"),
+        ("https://example.org/", "example.org"),
+        ("https://[bad", "address"),
+        ("data:image/png;base64,AAAA", "data URI"),
+        (b"bytes", "picture"),
+    ],
+)
+def test_whatever_is_given_has_a_name(given, name):
+    assert sources_of((given,))[0].name == name
+
+
+def test_what_colab_uploads_is_one_source_a_file():
+    sources = sources_of(({"a.png": PNG, "b.png": b""},))
+    assert [(each.name, len(each.given)) for each in sources] == [("a.png", len(PNG)), ("b.png", 0)]
+
+
+def test_paths_are_one_a_line_without_quotes():
+    assert paths_in(' "a b.png" \n\n\'c.png\'\nd.png\n"') == ["a b.png", "c.png", "d.png", '"']
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "enter"),
+    [("Why?", "Why?\n", True), ("", "Why?\n", True), ("a", "a\nb\n", False), ("a\nb", "ab", False)],
+)
+def test_enter_is_one_new_line_at_the_end(before, now, enter):
+    assert pressed_enter(before, now) is enter
+
+
+def receive(widget, *files):
+    """What a page sends for an upload: (name, bytes, size told)."""
+    if SEVEN:
+        metadata = [
+            {"name": name, "type": "image/png", "size": size, "lastModified": 1}
+            for name, _, size in files
+        ]
+        data = [memoryview(content) for _, content, _ in files]
+        count = widget._counter + max(len(files), 1)
+        widget.set_state({"_counter": count, "metadata": metadata, "data": data})
+    else:
+        value = [
+            {"name": name, "type": "image/png", "size": size, "content": memoryview(content)}
+            | {"last_modified": 1}
+            for name, content, size in files
+        ]
+        widget.set_state({"value": value})
+
+
+@pytest.fixture
+def upload():
+    button = UploadButton()
+    button.taken = []
+    button.arrived = button.taken.append
+    return button
+
+
+def test_uploads_arrive_with_name_size_and_bytes(upload):
+    receive(upload.widget, ("a.png", PNG, len(PNG)), ("b.png", b"", 7))
+    assert upload.taken == [(Source(PNG, "a.png", len(PNG)), Source(b"", "b.png", 7))]
+    assert type(upload.taken[0][0].given) is bytes
+
+
+def test_two_uploads_of_one_name_both_arrive(upload):
+    receive(upload.widget, ("a.png", b"1", 1), ("a.png", b"2", 1))
+    assert [each.given for each in upload.taken[0]] == [b"1", b"2"]
+
+
+def test_the_same_file_arrives_again(upload):
+    for _ in range(2):
+        receive(upload.widget, ("a.png", PNG, len(PNG)))
+    assert len(upload.taken) == 2
+
+
+def test_no_uploaded_byte_stays_in_the_widget(upload):
+    receive(upload.widget, ("a.png", PNG, len(PNG)))
+    upload.widget.when_asked = None
+    state = upload.widget.get_state()
+    assert not any(state.get(name) for name in ("value", "data", "metadata")), state
+
+
+@pytest.mark.skipif(not SEVEN, reason="only ipywidgets 7 counts uploads")
+def test_a_counter_without_data_is_an_empty_upload(upload):
+    receive(upload.widget)
+    assert upload.taken == [(Source(b"", "the upload"),)]
+
+
+def test_a_new_button_works_and_the_old_one_is_gone(upload):
+    old = upload.widget
+    upload.renew()
+    receive(upload.widget, ("a.png", PNG, len(PNG)))
+    assert upload.widget is not old and len(upload.taken) == 1 and old.comm is None
+
+
+def test_a_page_that_connects_anew_gets_a_new_button(upload, monkeypatch):
+    heard, old = threading.Event(), upload.widget
+    monkeypatch.setattr("llava_nb.panel_uploads.SETTLE", 0.01)
+    upload.reconnected = heard.set
+    upload.widget.get_state()
+    assert heard.wait(20) and upload.widget is not old
