@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .catalog import known_models
 from .errors import OutOfVramError
 from .facts import ram_bytes
+from .heap import give_back_holes
 from .holders import forget_exceptions, forget_frames
 from .peaks import own_ram_bytes
 from .sizes import format_gib, parameters, shape_of
@@ -60,15 +61,17 @@ def free_vram() -> FreedVram:
     """Give back all memory that nobody uses, and say how much came back.
 
     Lets go of what an exception in an earlier cell holds (`%debug` has nothing to show
-    afterwards), empties torch's store of unused blocks on all GPUs, and what the loaded model
-    remembers of pictures. The model itself stays; `Llava.close()` releases it. Without a GPU
-    that torch has used, the numbers are those of the RAM.
+    afterwards) and of what the loaded model remembers of pictures, and empties torch's store
+    of unused blocks on all GPUs and the holes in the heap. The model itself stays;
+    `Llava.close()` releases it. Without a GPU that torch has used, the numbers are those of
+    the RAM.
     """
     memory, allocated, reserved = _held()
     forget_exceptions()
     _forget_prefixes()
     gc.collect()
     empty_cache()
+    give_back_holes()
     _, allocated_now, reserved_now = _held()
     free, total = free_and_total("cuda" if memory == "VRAM" else "cpu")
     unknown = None in (allocated, allocated_now)

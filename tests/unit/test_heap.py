@@ -62,3 +62,21 @@ with large_blocks_apart():
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     left = int(run.stdout) / 1024
     assert left < 60, f"{left:.0f} MiB stayed, of which 5 are in use"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone can be asked for it")
+def test_holes_in_the_heap_are_given_back():
+    program = """
+from llava_nb.heap import give_back_holes
+def anonymous():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+blocks = [b"x" * 100_000 for _ in range(1000)]  # each below the size that is taken apart
+del blocks[:-1]  # the last one holds the heap's end
+before = anonymous()
+give_back_holes()
+print(before - anonymous())
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    back = int(run.stdout) / 1024
+    assert back > 60, f"{back:.0f} of 95 MiB came back"
