@@ -24,6 +24,7 @@ from transformers import StaticCache
 
 from .generation import AnswerStream
 from .inputs import context_of, request_for
+from .prefix_cache import CACHE_ARGUMENT
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class FastDecoder:
         """
         rest = ids[:, cache.get_seq_length() : -1].to(network.device)
         if rest.shape[1]:
-            network.model(input_ids=rest, past_key_values=cache, use_cache=True)
+            network.model(input_ids=rest, use_cache=True, **{CACHE_ARGUMENT: cache})
         buffers = self._buffers_for(network, ids.shape[1] + new_tokens)
         positions = torch.arange(ids.shape[1] - 1, device=network.device)
         for buffer, layer in zip(buffers.layers, cache.layers, strict=True):

@@ -62,7 +62,7 @@ class AnswerStream(BaseStreamer):
         self._last = time.perf_counter()
         if self._first is None:
             self._first = self._last
-        self.ids += value.flatten().tolist()
+        self.ids += value.tolist()
         if self._queue is not None:
             self._send(self._ready_text())
 

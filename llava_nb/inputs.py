@@ -39,7 +39,8 @@ class Picture:
     fingerprint: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        pixels = hashlib.blake2b(self.image.tobytes(), digest_size=16)
+        # The quickest where the processor has instructions for it, as all of today's have.
+        pixels = hashlib.sha256(self.image.tobytes())
         pixels.update(repr(self.image.size).encode())
         object.__setattr__(self, "fingerprint", pixels.digest())
 

@@ -14,11 +14,12 @@ what a conversation says (`chat.py`), several prompts at once (`batch.py` keeps 
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, LlavaModel
 
 from .recovery import free_and_total
 from .sizes import GIB
@@ -26,6 +27,13 @@ from .sizes import GIB
 LIMIT_BYTES = 2 * GIB  # of all prefixes together
 SHARE_OF_FREE = 0.25  # and no more of what is free than this
 HEADROOM_BYTES = GIB // 2  # what one answer takes beside its keys and values
+# So little is kept whatever is free: finding that out takes longer than it is worth.
+SMALL_BYTES = GIB // 16
+
+# What models and `generate` call the keys and values that they are given: "cache" since
+# transformers 5.24, which warns of the older name.
+_ARGUMENTS = inspect.signature(LlavaModel.forward).parameters
+CACHE_ARGUMENT = "cache" if "cache" in _ARGUMENTS else "past_key_values"
 
 KeysAndValues = tuple[torch.Tensor, torch.Tensor]
 
@@ -146,16 +154,20 @@ class PrefixCache:
             return
         self._prefixes = [kept for kept in self if not kept.begins(prefix)]
         self._prefixes.append(prefix)
-        free = _free_bytes(device)
         limit = self.limit_bytes
-        if free is not None:
-            limit = min(limit, int(SHARE_OF_FREE * (free + self.nbytes)))
+        if self.nbytes > SMALL_BYTES:
+            free = _free_bytes(device)
+            if free is not None:
+                limit = min(limit, max(int(SHARE_OF_FREE * (free + self.nbytes)), SMALL_BYTES))
         while self._prefixes and self.nbytes > limit:
             self._prefixes.pop(0)
 
     def make_room(self, tokens: int, device: Any) -> None:
-        """Forget the least recently used until `tokens` more fit in what is free."""
-        while self._prefixes:
+        """Forget the least recently used until `tokens` more fit in what is free.
+
+        A small rest stays: it would make no room to speak of.
+        """
+        while self.nbytes > SMALL_BYTES:
             newest = self._prefixes[-1]
             needed = tokens * newest.nbytes // len(newest.ids) + HEADROOM_BYTES
             free = _free_bytes(device)

@@ -24,7 +24,7 @@ from .fast import layers_in_use
 from .generation import AnswerStream
 from .inputs import Request
 from .peaks import Peak, peak_on
-from .prefix_cache import KeysAndValues, Prefix, take_layers
+from .prefix_cache import CACHE_ARGUMENT, KeysAndValues, Prefix, take_layers
 from .recovery import is_out_of_memory, or_out_of_vram, smaller_steps
 from .settings import Stop, StopWhen
 
@@ -103,10 +103,10 @@ def _decode(
     ids = stream.request.ids
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if llava.decoder is None:
-        call_generate(llava, inputs, {**stream.arguments, "past_key_values": cache}, stream, stop)
+        call_generate(llava, inputs, {**stream.arguments, CACHE_ARGUMENT: cache}, stream, stop)
         return lambda tokens: take_layers(cache, tokens)
     buffers = llava.decoder.begin(llava._open(), ids, cache, stream.limit)
-    arguments = {**stream.arguments, "past_key_values": buffers, "disable_compile": True}
+    arguments = {**stream.arguments, CACHE_ARGUMENT: buffers, "disable_compile": True}
     with llava.decoder.compiled(llava._open()):
         call_generate(llava, inputs, arguments, stream, stop)
     return lambda tokens: layers_in_use(buffers, tokens)
@@ -133,7 +133,8 @@ def _read_picture(llava: Llava, request: Request) -> tuple[DynamicCache, int]:
         return cache, reused
     inputs = {"input_ids": request.ids[:, :end], **request.see()}
     # The inner model: the head would only give next words that nobody asks for.
-    llava._open().model(**_on_device(inputs, llava.device), past_key_values=cache, use_cache=True)
+    inputs = _on_device({**inputs, CACHE_ARGUMENT: cache}, llava.device)
+    llava._open().model(**inputs, use_cache=True)
     return cache, 0
 
 

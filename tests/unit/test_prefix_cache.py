@@ -20,6 +20,7 @@ def prefix(*ids, picture=b"cat", end=2):
 @pytest.fixture(autouse=True)
 def roomy(monkeypatch):
     monkeypatch.setattr(prefix_cache, "free_and_total", lambda device: (10**9, 10**9))
+    monkeypatch.setattr(prefix_cache, "SMALL_BYTES", 0)
 
 
 def keep(*prefixes, limit=10**6):
@@ -131,6 +132,15 @@ def test_room_is_made_for_an_answer(monkeypatch):
     monkeypatch.setattr(prefix_cache, "free_and_total", lambda device: (next(free), 10**9))
     kept.make_room(5, CPU)
     assert [each.ids[-1].item() for each in kept] == [4]
+
+
+def test_a_little_is_kept_and_nobody_asks_what_is_free(monkeypatch):
+    asked = []
+    monkeypatch.setattr(prefix_cache, "SMALL_BYTES", 7 * TOKEN_BYTES)
+    monkeypatch.setattr(prefix_cache, "free_and_total", lambda device: asked.append(1) or (0, 1))
+    kept = keep(prefix(1, 2, 3), prefix(1, 2, 4, 5))
+    kept.make_room(5, CPU)
+    assert (len(kept), asked) == (2, [])
 
 
 def test_the_tokens_of_a_known_picture_are_counted():
