@@ -2,7 +2,8 @@
 
 Covered: lint; then, in each environment, the tests and every notebook run again by nbval with its
 outputs compared. There are two environments: this Python with the newest releases, and a stand-in
-for Colab's runtime (`colab_stand_in.sh`). All parts run, also after one has failed.
+for Colab's runtime (`colab_stand_in.sh`). They are tested side by side, and what the second printed
+is shown when the first is done. All parts run, also after one has failed.
 
 Usage: `bash colab_setup.sh test`. With `--here` (in Colab itself) the stand-in is left out.
 Not covered: benchmarks; tests marked `gpu`, which skip themselves where there is no GPU.
@@ -10,13 +11,16 @@ Not covered: benchmarks; tests marked `gpu`, which skip themselves where there i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TextIO
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,10 +47,20 @@ def lint_commands() -> list[list[str]]:
     ]
 
 
-def run(command: list[str], environment: dict[str, str] | None = None) -> bool:
-    """Runs one command in the repository, with its output shown; True if it succeeded."""
-    print(f"\n== {' '.join(command)}".replace(f"{ROOT}{os.sep}", ""), flush=True)
-    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
+def run(
+    command: list[str], environment: dict[str, str] | None = None, log: TextIO | None = None
+) -> bool:
+    """Runs one command in the repository, its output shown or in `log`; True if it succeeded."""
+    print(f"\n== {' '.join(command)}".replace(f"{ROOT}{os.sep}", ""), file=log, flush=True)
+    ended = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=log,
+        stderr=log and subprocess.STDOUT,
+        check=False,
+    )
+    return ended.returncode == 0
 
 
 def counted(succeeded: bool, report: Path) -> Counter:
@@ -63,7 +77,7 @@ def counted(succeeded: bool, report: Path) -> Counter:
     return tests
 
 
-def run_tests(python: str, folder: Path) -> Counter:
+def run_tests(python: str, folder: Path, log: TextIO | None = None) -> Counter:
     """The tests and the notebooks in the environment that `python` belongs to."""
     # Where the tests run is for them to say, so nothing of Colab's own environment reaches them.
     environment = {name: text for name, text in os.environ.items() if not name.startswith("COLAB_")}
@@ -79,8 +93,22 @@ def run_tests(python: str, folder: Path) -> Counter:
     for name, arguments in (("tests", ["tests"]), ("notebooks", [*NBVAL, "notebooks"])):
         report = folder / f"{name}.xml"
         command = [python, "-m", "pytest", f"--junitxml={report}", *arguments]
-        total += counted(run(command, environment), report)
+        total += counted(run(command, environment, log), report)
     return total
+
+
+def run_side_by_side(pythons: list[str]) -> Counter:
+    """`run_tests` in every environment at once; the first is shown as it goes."""
+    with contextlib.ExitStack() as stack:
+        folders = [Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in pythons]
+        logs = [None, *(stack.enter_context(tempfile.TemporaryFile("w+")) for _ in pythons[1:])]
+        # Threads, which only wait: each environment is a process of its own.
+        with ThreadPoolExecutor(len(pythons)) as pool:
+            totals = list(pool.map(run_tests, pythons, folders, logs))
+        for log in logs[1:]:
+            log.seek(0)
+            shutil.copyfileobj(log, sys.stdout)
+    return sum(totals, Counter())
 
 
 def main(arguments: list[str]) -> int:
@@ -93,9 +121,7 @@ def main(arguments: list[str]) -> int:
         else:
             print("Colab's versions could not be installed, so nothing was tested with them.")
             total["failed"] += 1
-    for python in pythons:
-        with tempfile.TemporaryDirectory() as folder:
-            total.update(run_tests(python, Path(folder)))
+    total.update(run_side_by_side(pythons))
     skipped = f", {total['skipped']} skipped" if total["skipped"] else ""
     print(f"\n{total['passed']} passed, {total['failed']} failed{skipped}")
     return int(total["failed"] > 0)
