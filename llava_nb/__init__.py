@@ -24,6 +24,7 @@ _HOMES = {
     "track_vram": "tracking",
     "VramLog": "tracking",
     "free_vram": "recovery",
+    "caption_panel": "panel",
     "open_image": "images",
     "example_picture": "pictures",
     "Answer": "answer",
