@@ -25,6 +25,8 @@ _HOMES = {
     "VramLog": "tracking",
     "free_vram": "recovery",
     "caption_panel": "panel",
+    "caption_folder": "folder",
+    "FolderResult": "folder_result",
     "open_image": "images",
     "example_picture": "pictures",
     "Answer": "answer",

@@ -1,7 +1,8 @@
-"""The command line: `python -m llava_nb caption [IMAGE] [PROMPT]`, `... report`.
+"""The command line: `python -m llava_nb caption [IMAGE] [PROMPT]`, `... folder`, `... report`.
 
-A caller of the package like any notebook: it prints what `load`, `ask` and `check_gpu`
-return, and turns their errors into one sentence and exit code 1.
+A caller of the package like any notebook: it prints what `load`, `ask`, `caption_folder`
+(`folder_command.py`) and `check_gpu` return, and turns their errors into one sentence and
+exit code 1.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 
 from . import __version__
 from .errors import LlavaNbError
+from .folder_command import add_folder_command, folder_command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,9 +27,14 @@ def main(arguments: list[str] | None = None) -> int:
     caption.add_argument(
         "--quantization", default="4bit", help="4bit, 8bit or none (default: 4bit)"
     )
+    add_folder_command(commands)
     commands.add_parser("report", help="print what this machine can run, for a bug report")
     options = parser.parse_args(arguments)
     try:
+        if options.command == "folder":
+            told, code = folder_command(options)
+            print(told)
+            return code
         return _report() if options.command == "report" else _caption(options)
     except LlavaNbError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

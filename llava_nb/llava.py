@@ -44,11 +44,11 @@ DEFAULT_PROMPT = "Describe this picture."
 class Llava:
     """A model with its processor. Made by `load()`.
 
-    `model` and `processor` are the transformers objects; `name`, `reason` (why this
-    model), `quantization` and `style` (of the conversation, None for the model's own
-    chat template) say what was loaded. `spelling` is how a prompt is written for the
-    tokenizer where that takes care (`spelling.py`), else None. `prefixes` is what the
-    model has read and remembers; `fast` says whether decoding is compiled (`fast.py`), None
+    `model` and `processor` are the transformers objects; `name`, `source` (what `load()`
+    takes to load the same again), `reason` (why this model), `quantization` and `style` (of the
+    conversation, None for the model's own chat template) say what was loaded. `spelling` is
+    how a prompt is written for the tokenizer where that takes care (`spelling.py`), else None.
+    `prefixes` is what the model has read and remembers; `fast` says whether decoding is compiled (`fast.py`), None
     if that was not asked for.
     """
 
@@ -58,13 +58,14 @@ class Llava:
         processor: Any,
         *,
         name: str,
+        source: str | None = None,
         reason: str = "",
         quantization: str | None = None,
         style: str | None = DEFAULT_STYLE,
         spelling: Spelling | None = None,
     ) -> None:
         self.model, self.processor = model, processor
-        self.name, self.reason = name, reason
+        self.name, self.reason, self.source = name, reason, source or name
         self.quantization, self.style, self.spelling = quantization, style, spelling
         self.prefixes = PrefixCache()
         self.fast: FastReport | None = None

@@ -137,6 +137,7 @@ def _load(
         quantization=quantization,
         style=source.spelling.style if source.spelling else prompt_style(processor, source.config),
         spelling=source.spelling,
+        source=checkpoint.source,
     )
 
 

@@ -18,9 +18,8 @@ from typing import Any
 from .errors import LlavaNbError
 from .panel_data import Entry
 from .panel_pictures import data_uri
+from .spreadsheets import safe_cell
 
-# A cell that begins so is a formula to some spreadsheet: OWASP, "CSV Injection".
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
 FIGURES = ("tokens", "seconds", "first_token_seconds", "tokens_per_second", "peak_vram_bytes")
 SETTINGS = ("max_new_tokens", "temperature", "top_p", "crop")
 COLUMNS = ("number", "asked_at", "model", "picture", "prompt", "answer", "finish", "error")
@@ -43,13 +42,8 @@ def to_csv(entries: Sequence[Entry]) -> str:
     writer = csv.DictWriter(file, [*COLUMNS, *FIGURES, *SETTINGS])
     writer.writeheader()
     for entry in entries:
-        writer.writerow({name: _cell(value) for name, value in row_of(entry).items()})
+        writer.writerow({name: safe_cell(value) for name, value in row_of(entry).items()})
     return file.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    runs = isinstance(value, str) and value.lstrip(" ").startswith(FORMULA_STARTS)
-    return f"'{value}" if runs else value
 
 
 def to_jsonl(entries: Sequence[Entry]) -> str:
