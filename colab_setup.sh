@@ -226,8 +226,13 @@ main() {
             exec "$python" -m llava_nb caption "$@"
             ;;
         test)
-            set_up test
-            if in_colab; then set -- --here; fi
+            # Ray is left out in Colab: it brings much, and only what has to be there is installed.
+            if in_colab; then
+                set_up test
+                set -- --here
+            else
+                set_up test,ray
+            fi
             exec "$python" "$root/tests/run_all.py" "$@"
             ;;
         lab)

@@ -48,8 +48,8 @@ class Llava:
     takes to load the same again), `reason` (why this model), `quantization` and `style` (of the
     conversation, None for the model's own chat template) say what was loaded. `spelling` is
     how a prompt is written for the tokenizer where that takes care (`spelling.py`), else None.
-    `prefixes` is what the model has read and remembers; `fast` says whether decoding is compiled (`fast.py`), None
-    if that was not asked for.
+    `prefixes` is what the model has read and remembers; `fast` says whether decoding is
+    compiled (`fast.py`), None if that was not asked for.
     """
 
     def __init__(

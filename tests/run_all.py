@@ -2,8 +2,10 @@
 
 Covered: lint; then, in each environment, the tests and every notebook run again by nbval with its
 outputs compared. There are two environments: this Python with the newest releases, and a stand-in
-for Colab's runtime (`colab_stand_in.sh`). They are tested side by side, and what the second printed
-is shown when the first is done. All parts run, also after one has failed.
+for Colab's runtime (`colab_stand_in.sh`). Both lend their kernels to the JupyterLab and Voila of
+the browser tests (`browser/set_up.sh`), which skip themselves where there is no browser. They are
+tested side by side, and what the second printed is shown when the first is done. All parts run,
+also after one has failed.
 
 Usage: `bash colab_setup.sh test`. With `--here` (in Colab itself) the stand-in is left out.
 Not covered: benchmarks; tests marked `gpu`, which skip themselves where there is no GPU.
@@ -37,7 +39,7 @@ NBVAL = (
 
 def lint_commands() -> list[list[str]]:
     """What reads the code without running it."""
-    scripts = ["colab_setup.sh", "tests/colab_stand_in.sh", ".ci/run"]
+    scripts = ["colab_setup.sh", "tests/colab_stand_in.sh", "tests/browser/set_up.sh", ".ci/run"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     shellcheck = shutil.which("shellcheck", path=path) or "shellcheck"
     return [
@@ -114,6 +116,7 @@ def run_side_by_side(pythons: list[str]) -> Counter:
 def main(arguments: list[str]) -> int:
     """Runs all parts, prints the closing line, and returns the exit code."""
     total: Counter = Counter(failed=sum(not run(command) for command in lint_commands()))
+    total["failed"] += not run(["bash", str(ROOT / "tests" / "browser" / "set_up.sh")])
     pythons = [sys.executable]
     if "--here" not in arguments:
         if run(["bash", str(ROOT / "tests" / "colab_stand_in.sh")]):
