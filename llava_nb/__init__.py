@@ -26,7 +26,7 @@ _HOMES = {
     "free_vram": "recovery",
     "caption_panel": "panel",
     "caption_folder": "folder",
-    "FolderResult": "folder_result",
+    "FolderResult": "folder",
     "open_image": "images",
     "example_picture": "pictures",
     "Answer": "answer",

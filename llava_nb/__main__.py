@@ -1,7 +1,7 @@
 """The command line: `python -m llava_nb caption [IMAGE] [PROMPT]`, `... folder`, `... report`.
 
 A caller of the package like any notebook: it prints what `load`, `ask`, `caption_folder`
-(`folder_command.py`) and `check_gpu` return, and turns their errors into one sentence and
+(`folder/command.py`) and `check_gpu` return, and turns their errors into one sentence and
 exit code 1.
 """
 
@@ -12,7 +12,7 @@ import sys
 
 from . import __version__
 from .errors import LlavaNbError
-from .folder_command import add_folder_command, folder_command
+from .folder.command import add_folder_command, folder_command
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,7 +6,7 @@ ones are filled up on the left. Pictures are opened as their turn comes, so that
 thousands takes the memory of one batch.
 
 Covered: order, groups, a group that does not fit, a picture that cannot be read. Not
-covered: folders and tables (`folder.py`); pictures read before (`prefix_cache.py`): nothing
+covered: folders and tables (`folder/`); pictures read before (`prefix_cache.py`): nothing
 is kept of a batch.
 """
 

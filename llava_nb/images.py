@@ -2,7 +2,7 @@
 
 Covered: paths, http(s) addresses, bytes, data URIs, PIL images, numpy arrays and upload values of
 ipywidgets 7 and 8; the limit in bytes; messages that say what to give instead.
-Not covered: decoding (pixels.py), the network (remote.py), many pictures (folder.py), and padding
+Not covered: decoding (pixels.py), the network (remote.py), many pictures (`folder/`), and padding
 to a square, which belongs to the model.
 """
 

@@ -1,6 +1,6 @@
 """Text in a table stays text: what a spreadsheet would run as a formula is marked.
 
-Not covered: writing tables (`panel_record.py`, `folder_forms.py`).
+Not covered: writing tables (`panel/record.py`, `folder/forms.py`).
 """
 
 from __future__ import annotations

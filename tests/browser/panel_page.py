@@ -43,7 +43,7 @@ FAKE = (
 import time
 from pathlib import Path
 from panel_fakes import FakeLlava
-from llava_nb import panel_view
+from llava_nb.panel import view as panel_view
 from llava_nb.panel import caption_panel
 
 panel_view.vram_report = lambda llava: type("Report", (), {"_repr_html_": lambda self: ""})()

@@ -11,7 +11,7 @@ FAKE = f"""
 import sys
 sys.path.insert(0, {str(FAKES)!r})
 from panel_fakes import FakeLlava
-from llava_nb import panel_view
+from llava_nb.panel import view as panel_view
 panel_view.vram_report = lambda llava: type("Report", (), {{"_repr_html_": lambda self: "bar"}})()
 from llava_nb.panel import caption_panel
 """

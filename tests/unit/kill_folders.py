@@ -22,7 +22,7 @@ from random import Random
 
 from llava_nb import load
 from llava_nb.folder import caption_folder
-from llava_nb.folder_journal import Journal
+from llava_nb.folder.journal import Journal
 from llava_nb.tiny.scenes import draw, sample_scene
 
 SIDE, TOKENS = 64, 6  # small pictures and short answers: what is tested is the writing

@@ -25,7 +25,7 @@ import ray
 
 from llava_nb import load
 from llava_nb.folder import caption_folder
-from llava_nb.folder_journal import Journal
+from llava_nb.folder.journal import Journal
 from llava_nb.tiny.scenes import draw, sample_scene
 
 SIDE, TOKENS, BATCH = 64, 24, 8

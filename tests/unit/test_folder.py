@@ -10,7 +10,7 @@ from folder_fakes import FakeLlava, album, names, paint
 
 from llava_nb.errors import LlavaNbError, PromptError
 from llava_nb.folder import caption_folder
-from llava_nb.folder_rows import COLUMNS
+from llava_nb.folder.rows import COLUMNS
 from llava_nb.tiny.scenes import draw
 
 ENDINGS = [".csv", ".jsonl", ".parquet"]
@@ -181,7 +181,7 @@ def test_a_model_that_fails_on_all_ends_the_run_and_what_was_done_stays(folder, 
 
 
 def test_the_next_batch_is_read_while_the_model_works(folder, output, monkeypatch):
-    import llava_nb.folder_reader as reader
+    import llava_nb.folder.reader as reader
 
     read, seen = [], []
     real = reader.read_picture
@@ -200,7 +200,7 @@ def test_the_next_batch_is_read_while_the_model_works(folder, output, monkeypatc
 
 
 def test_large_pictures_make_small_batches(folder, output, monkeypatch):
-    monkeypatch.setattr("llava_nb.folder_reader.BATCH_PIXELS", 3 * 64)
+    monkeypatch.setattr("llava_nb.folder.reader.BATCH_PIXELS", 3 * 64)
     llava = FakeLlava()
     run(folder, output, llava, batch_size=8)
     assert llava.asked == [3, 3, 3, 1]

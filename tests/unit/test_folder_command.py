@@ -8,7 +8,7 @@ import pytest
 from folder_fakes import FakeLlava, album
 
 from llava_nb.errors import LlavaNbError
-from llava_nb.folder_command import add_folder_command, folder_command
+from llava_nb.folder.command import add_folder_command, folder_command
 
 
 def call(*arguments):

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from llava_nb.errors import LlavaNbError
 from llava_nb.folder import caption_folder
-from llava_nb.folder_forms import CsvForm, JsonForm
-from llava_nb.folder_journal import Journal
-from llava_nb.folder_rows import Row, printable
-from llava_nb.panel_record import FORMULA_STARTS
+from llava_nb.folder.forms import CsvForm, JsonForm
+from llava_nb.folder.journal import Journal
+from llava_nb.folder.rows import Row, printable
+from llava_nb.panel.record import FORMULA_STARTS
 
 FORMS = {".csv": CsvForm(), ".jsonl": JsonForm()}
 AWKWARD = [
@@ -153,6 +153,6 @@ def test_rows_are_on_the_disk_before_the_next_batch(tmp_path, monkeypatch):
     folder, output, seen = album(tmp_path / "p", 6), tmp_path / "captions.jsonl", []
     llava = FakeLlava(before=lambda: seen.append(output.read_bytes().count(b"\n")))
     synced = []
-    monkeypatch.setattr("llava_nb.folder_journal.os.fsync", lambda number: synced.append(number))
+    monkeypatch.setattr("llava_nb.folder.journal.os.fsync", lambda number: synced.append(number))
     run(folder, output, llava, batch_size=2)
     assert seen == [0, 2, 4] and len(synced) >= 3

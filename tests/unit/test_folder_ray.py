@@ -17,9 +17,9 @@ import numpy
 import pytest
 from folder_fakes import FakeLlava, album, names
 
-from llava_nb import folder_ray
 from llava_nb.errors import LlavaNbError, ModelError
 from llava_nb.folder import caption_folder
+from llava_nb.folder import ray as folder_ray
 
 ROOT = Path(__file__).parents[2]
 ray_folders = Path(__file__).with_name("ray_folders.py")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from llava_nb.errors import LlavaNbError
 from llava_nb.folder import caption_folder
-from llava_nb.folder_rows import COLUMNS
+from llava_nb.folder.rows import COLUMNS
 
 
 @pytest.fixture

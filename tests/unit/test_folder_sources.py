@@ -8,7 +8,7 @@ from folder_fakes import FakeLlava, album, names, paint
 
 from llava_nb.errors import LlavaNbError
 from llava_nb.folder import caption_folder
-from llava_nb.folder_sources import find_pictures
+from llava_nb.folder.sources import find_pictures
 
 
 def called(source, **options):

@@ -11,7 +11,7 @@ from folder_fakes import FakeLlava, album
 
 from llava_nb.errors import LlavaNbError
 from llava_nb.folder import caption_folder
-from llava_nb.folder_lock import only_one
+from llava_nb.folder.lock import only_one
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_two_runs_on_one_output_refuse_each_other(folder, output):
 HOLDS = """
 import sys, time
 from pathlib import Path
-from llava_nb.folder_lock import only_one
+from llava_nb.folder.lock import only_one
 with only_one(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -138,7 +138,7 @@ def test_a_run_in_another_process_is_named_and_a_killed_one_does_not_block(holde
 
 
 def test_where_there_are_no_locks_the_process_is_looked_for(holder, output, monkeypatch):
-    monkeypatch.setattr("llava_nb.folder_lock.fcntl", None)
+    monkeypatch.setattr("llava_nb.folder.lock.fcntl", None)
     with pytest.raises(LlavaNbError, match=f"process {holder.pid}"), only_one(output):
         pass
     holder.kill()

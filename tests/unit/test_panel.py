@@ -12,9 +12,12 @@ import pytest
 from panel_fakes import FakeLlava, wait_until
 from PIL import Image
 
-from llava_nb import LlavaNbError, panel_html, panel_view, panel_wires
+from llava_nb import LlavaNbError
 from llava_nb.panel import EXAMPLES, caption_panel
-from llava_nb.panel_pictures import Source
+from llava_nb.panel import html as panel_html
+from llava_nb.panel import view as panel_view
+from llava_nb.panel import wires as panel_wires
+from llava_nb.panel.pictures import Source
 
 SCRIPT = "<img src=x onerror=alert(1)>\"'&"
 PICTURE = Image.new("RGB", (40, 20), "red")
@@ -81,7 +84,7 @@ def test_a_follow_up_goes_on_with_the_conversation(panel, llava):
 
 
 def test_an_answer_appears_in_several_updates(panel, monkeypatch):
-    monkeypatch.setattr("llava_nb.panel_worker.PACE", 0)
+    monkeypatch.setattr("llava_nb.panel.worker.PACE", 0)
     seen = []
     panel.controls.talk.observe(lambda change: seen.append(Page(change["new"]).text), "value")
     panel.ask("Why?")
@@ -134,7 +137,7 @@ def test_enter_while_busy_keeps_the_question(panel, llava):
 
 
 def test_what_is_being_typed_is_left_alone(panel, monkeypatch):
-    monkeypatch.setattr("llava_nb.panel_worker.PACE", 0)
+    monkeypatch.setattr("llava_nb.panel.worker.PACE", 0)
     written = []
     panel.controls.question.observe(lambda change: written.append(change["new"]), "value")
     panel._runner.do(panel._wires.question(panel_wires.events.Ask, "Why?"))

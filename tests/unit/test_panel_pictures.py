@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from llava_nb import ImageError
-from llava_nb.panel_pictures import PanelPicture, Source, open_source, sources_of
-from llava_nb.panel_uploads import UploadButton
-from llava_nb.panel_wires import paths_in, pressed_enter
+from llava_nb.panel.pictures import PanelPicture, Source, open_source, sources_of
+from llava_nb.panel.uploads import UploadButton
+from llava_nb.panel.wires import paths_in, pressed_enter
 
 SEVEN = ipywidgets.__version__.startswith("7")
 
@@ -189,7 +189,7 @@ def test_a_new_button_works_and_the_old_one_is_gone(upload):
 
 def test_a_page_that_connects_anew_gets_a_new_button(upload, monkeypatch):
     heard, old = threading.Event(), upload.widget
-    monkeypatch.setattr("llava_nb.panel_uploads.SETTLE", 0.01)
+    monkeypatch.setattr("llava_nb.panel.uploads.SETTLE", 0.01)
     upload.reconnected = heard.set
     upload.widget.get_state()
     assert heard.wait(20) and upload.widget is not old

@@ -8,8 +8,8 @@ import re
 import pytest
 
 from llava_nb import Answer, LlavaNbError
-from llava_nb import panel_record as record
-from llava_nb.panel_data import Entry
+from llava_nb.panel import record as record
+from llava_nb.panel.data import Entry
 
 SCRIPT = "<img src=x onerror=alert(1)>\"'&"
 SETTINGS = {"max_new_tokens": 256, "temperature": 0.0, "top_p": None, "crop": False}

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llava_nb import Answer
-from llava_nb import panel_events as events
-from llava_nb.panel_data import ANSWERING, IDLE, OPENING, STOPPING, PanelState
-from llava_nb.panel_state import step
+from llava_nb.panel import events as events
+from llava_nb.panel.data import ANSWERING, IDLE, OPENING, STOPPING, PanelState
+from llava_nb.panel.state import step
 
 SETTINGS = {"max_new_tokens": 256, "temperature": 0.0, "top_p": None, "crop": False}
 
