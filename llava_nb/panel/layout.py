@@ -30,6 +30,11 @@ PRESETS = (
     ("In Korean", "이 그림을 한국어로 설명해 주세요."),
 )
 HINT = "Enter asks. It stays about the same picture until you choose another, or press Clear."
+# Beside the sliders these would leave no room for the sliders on a narrow page.
+ABOUT_OPTIONS = (
+    "An answer is counted in tokens, about three quarters of a word each. With temperature 0 the "
+    "same question gives the same answer; above it words are drawn, from the likeliest top-p."
+)
 NO_ARRIVAL = "Nothing arrived?"
 
 
@@ -121,15 +126,9 @@ class Controls:
         self.clear = _button("Clear", "A new conversation about the same picture")
         self.save = _button("Save record", "Write everything asked here as CSV, JSONL and HTML")
 
-        self.length = _slider(
-            widgets.IntSlider, "Longest answer (tokens)", 256, low=16, high=1024, step=16
-        )
-        self.temperature = _slider(
-            widgets.FloatSlider, "Temperature (0: always the same)", 0, low=0, high=1.5, step=0.1
-        )
-        self.top_p = _slider(
-            widgets.FloatSlider, "Top-p (share of likely words)", 1, low=0.05, high=1, step=0.05
-        )
+        self.length = _slider(widgets.IntSlider, "Longest answer", 256, low=16, high=1024, step=16)
+        self.temperature = _slider(widgets.FloatSlider, "Temperature", 0, low=0, high=1.5, step=0.1)
+        self.top_p = _slider(widgets.FloatSlider, "Top-p", 1, low=0.05, high=1, step=0.05)
         self.top_p.disabled = True  # as long as the temperature is 0
         self.crop = widgets.Dropdown(
             options=[("the whole picture, padded", False), ("the middle square", True)],
@@ -137,9 +136,14 @@ class Controls:
             style=short,
             layout=Layout(width="auto", max_width="100%"),
         )
-        options = widgets.VBox([self.length, self.temperature, self.top_p, self.crop])
-        self.options = widgets.Accordion([options], selected_index=None)
-        self.options.set_title(0, "Options")
+        about = _html("llava-about-options")
+        about.value = f"<small>{ABOUT_OPTIONS}</small>"
+        self.options = widgets.VBox([self.length, self.temperature, self.top_p, self.crop, about])
+        self.options.layout.display = "none"
+        # A button rather than an accordion, whose title the Tab key does not reach.
+        self.show_options = widgets.ToggleButton(
+            description="Options", tooltip="Length, variety, padding", layout=Layout(width="auto")
+        )
 
         for name in ("path", "question", "ask", "stop", "more", "again", "clear", "save"):
             getattr(self, name).add_class(f"llava-{name}")
@@ -151,6 +155,7 @@ class Controls:
             row(self.preset),
             row(self.question, self.ask, self.stop),
             self.hint,
+            self.show_options,
             self.options,
             self.notice,
             self.talk,

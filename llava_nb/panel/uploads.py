@@ -8,6 +8,7 @@ that is noticed. Not covered: opening what was uploaded (`pictures.py`).
 
 from __future__ import annotations
 
+import contextvars
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -46,6 +47,9 @@ class UploadButton:
         # Voila runs the notebook first and connects its page then, asking twice: no loss.
         in_voila = os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
         self._expected = 2 if in_voila else 0
+        # ipykernel 7 sends what a page says to whoever wrote to that widget last. What notices a
+        # lost page is told so in a helper of that page, which is gone when the new button is there.
+        self._context = contextvars.copy_context()
         self.box = widgets.HBox([], layout=widgets.Layout(width="auto"))
         self.renew()
 
@@ -80,7 +84,7 @@ class UploadButton:
             self._expected -= 1
         elif self._timer is None or not self._timer.is_alive():
             # Not now: whoever asks is going through the list of all widgets.
-            self._timer = threading.Timer(SETTLE, self._replace)
+            self._timer = threading.Timer(SETTLE, self._context.copy().run, [self._replace])
             self._timer.daemon = True
             self._timer.start()
 

@@ -52,7 +52,7 @@ class View:
     def _show(self, state: PanelState) -> None:
         controls, before = self._controls, self._shown
         self._enable(state)
-        if state.subjects is not before.subjects:
+        if state.subjects is not before.subjects or not before.phase:  # or for the first time
             controls.desk.value = html.desk(state.subjects)
         controls.talk.value = html.talk(state)
         controls.notice.value = html.notice(state.notice)

@@ -84,6 +84,7 @@ class Wires:
             (controls.preset, self._preset),
             (controls.crop, self._framed),
             (controls.temperature, self._heated),
+            (controls.show_options, self._options),
         ):
             widget.observe(guarded(changed), "value")
         self._upload.arrived = guarded(self.choose)
@@ -148,6 +149,9 @@ class Wires:
 
     def _heated(self, change: Mapping[str, Any]) -> None:
         self._controls.top_p.disabled = change["new"] == 0
+
+    def _options(self, change: Mapping[str, Any]) -> None:
+        self._controls.options.layout.display = None if change["new"] else "none"
 
     def _renew(self) -> None:
         self._upload.renew()

@@ -13,6 +13,7 @@ from PIL import Image
 
 from llava_nb import ModelError, estimate_vram, load, loading
 from llava_nb.family import build_config
+from llava_nb.prefix_cache import CACHE_ARGUMENT
 from llava_nb.processing import encode
 from llava_nb.refusals import check_original_layout
 from llava_nb.sizes import shape_of
@@ -107,7 +108,7 @@ def test_the_estimate_is_that_of_the_loaded_model(member):
 def test_the_cache_of_a_token_is_that_of_the_loaded_model(member):
     llava = load(member[1], quantization=None)
     ids = torch.ones(1, 10, dtype=torch.long)
-    layers = llava.model(input_ids=ids, use_cache=True).past_key_values.layers
+    layers = llava.model(input_ids=ids, use_cache=True)[CACHE_ARGUMENT].layers
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
     assert estimate_vram(llava).kv_bytes_per_token == held / 10
 

@@ -14,7 +14,7 @@ from llava_nb.folder import caption_folder
 from llava_nb.folder.forms import CsvForm, JsonForm
 from llava_nb.folder.journal import Journal
 from llava_nb.folder.rows import Row, printable
-from llava_nb.panel.record import FORMULA_STARTS
+from llava_nb.spreadsheets import FORMULA_STARTS
 
 FORMS = {".csv": CsvForm(), ".jsonl": JsonForm()}
 AWKWARD = [

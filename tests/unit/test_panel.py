@@ -209,6 +209,18 @@ def test_a_failed_regenerate_keeps_the_old_answer(panel, llava):
     )
 
 
+def test_the_options_are_shown_on_request(panel):
+    shown = []
+    for pressed in (True, False):
+        panel.controls.show_options.value = pressed
+        shown.append(panel.controls.options.layout.display)
+    assert shown == [None, "none"]
+
+
+def test_an_empty_desk_says_what_to_do(llava):
+    assert "No picture yet" in page(caption_panel(llava)).text
+
+
 def test_settings_of_the_options_reach_the_model(panel, llava):
     panel.controls.temperature.value, panel.controls.top_p.value = 0.7, 0.9
     begin(panel)
