@@ -51,6 +51,8 @@ class View:
 
     def _show(self, state: PanelState) -> None:
         controls, before = self._controls, self._shown
+        if state.draft != self._draft:  # first: once a picture is seen, somebody may be typing
+            self._write(state.draft)
         self._enable(state)
         if state.subjects is not before.subjects or not before.phase:  # or for the first time
             controls.desk.value = html.desk(state.subjects)
@@ -58,8 +60,6 @@ class View:
         controls.notice.value = html.notice(state.notice)
         if controls.crop.value != state.crop:
             controls.crop.value = state.crop
-        if state.draft != self._draft:
-            self._write(state.draft)
         ended = state.phase == IDLE and before.phase != IDLE
         if ended:
             # Once more: the update before may have been lost on the way.
