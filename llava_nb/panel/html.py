@@ -59,7 +59,8 @@ def model_line(llava: Llava) -> str:
     known = {model.name: model.note for model in known_models()}
     note = known.get(llava.name, "")
     note = f" It is {note}." if note else ""
-    return f"Answers come from <b>{escape(llava.name)}</b> {escape(about)}.{escape(note)}"
+    said = f"Answers come from <b>{escape(llava.name)}</b> {escape(about)}.{escape(note)}"
+    return f'<div style="line-height: 1.4">{said}</div>'
 
 
 def memory(report: str) -> str:

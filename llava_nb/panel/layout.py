@@ -63,6 +63,11 @@ def _html(css_class: str) -> widgets.HTML:
     return made
 
 
+def _small(text: str) -> str:
+    """Return one of the constants above as small print; the widget's own lines are far apart."""
+    return f'<div style="line-height: 1.4"><small>{text}</small></div>'
+
+
 def _slider(
     kind: type[widgets.Widget], label: str, value: float, *, low: float, high: float, step: float
 ) -> widgets.Widget:
@@ -87,7 +92,7 @@ class Controls:
         self.talk = _html("llava-talk")
         self.notice, self.links = _html("llava-notice"), _html("llava-links")
         self.memory, self.hint = _html("llava-memory"), _html("llava-hint")
-        self.hint.value = f"<small>{HINT}</small>"
+        self.hint.value = _small(HINT)
 
         self.path = widgets.Textarea(
             description="Path or URL",
@@ -137,7 +142,7 @@ class Controls:
             layout=Layout(width="auto", max_width="100%"),
         )
         about = _html("llava-about-options")
-        about.value = f"<small>{ABOUT_OPTIONS}</small>"
+        about.value = _small(ABOUT_OPTIONS)
         self.options = widgets.VBox([self.length, self.temperature, self.top_p, self.crop, about])
         self.options.layout.display = "none"
         # A button rather than an accordion, whose title the Tab key does not reach.
@@ -155,7 +160,7 @@ class Controls:
             row(self.preset),
             row(self.question, self.ask, self.stop),
             self.hint,
-            self.show_options,
+            row(self.show_options),
             self.options,
             self.notice,
             self.talk,
