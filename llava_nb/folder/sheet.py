@@ -16,6 +16,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import LlavaNbError
+from ..pages import BEGINNING
 from ..panel.pictures import data_uri
 from ..repairs import plain
 from .entries import Entry
@@ -25,14 +26,9 @@ from .rows import Row
 
 THUMBNAIL, MARGIN, LINE, LINES, LETTERS = 160, 8, 14, 6, 11  # pixels; lines; height of letters
 PAPER, INK, EMPTY = "white", "black", (225, 225, 225)
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Pictures and captions</title>
+PAGE = (
+    BEGINNING
+    + """<title>Pictures and captions</title>
 <style>
 :root {{ color-scheme: light dark; font-family: system-ui, sans-serif; }}
 main {{ display: grid; gap: 1em; grid-template-columns: repeat(auto-fill, minmax(11em, 1fr)); }}
@@ -47,6 +43,7 @@ figcaption {{ white-space: pre-wrap; }}
 <p>{shown} of {total} pictures</p>
 <main>
 """
+)
 FIGURE = """<figure>{image}<figcaption>{text}
 <small>{name}</small></figcaption></figure>
 """

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LlavaNbError
+from ..pages import BEGINNING
 from ..spreadsheets import safe_cell
 from .data import Entry
 from .pictures import data_uri
@@ -51,14 +52,9 @@ def to_jsonl(entries: Sequence[Entry]) -> str:
     return "".join(json.dumps(row_of(entry), ensure_ascii=False) + "\n" for entry in entries)
 
 
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Pictures and answers</title>
+PAGE = (
+    BEGINNING
+    + """<title>Pictures and answers</title>
 <style>
 :root {{ color-scheme: light dark; font-family: system-ui, sans-serif; }}
 body {{ margin: 1em auto; max-width: 60em; padding: 0 1em; }}
@@ -75,6 +71,7 @@ small {{ opacity: 0.75; }}
 </body>
 </html>
 """
+)
 ARTICLE = """<article>
 <img src="{thumbnail}" alt="{picture}">
 <div><small>{number}. {picture}</small><p><b>{prompt}</b></p><p>{text}</p><small>{about}</small>
