@@ -44,11 +44,12 @@ def remove_leftovers(target: Path) -> None:
     pattern = re.compile(rf"\.{re.escape(target.name)}\.saving-(\d+)(-old)?")
     for each in target.parent.iterdir() if target.parent.is_dir() else ():
         found = pattern.fullmatch(each.name)
-        if found and (int(found[1]) == os.getpid() or not _runs(int(found[1]))):
+        if found and (int(found[1]) == os.getpid() or not runs(int(found[1]))):
             shutil.rmtree(each, ignore_errors=True)
 
 
-def _runs(process: int) -> bool:
+def runs(process: int) -> bool:
+    """Return whether a process of this number is there; True where that cannot be asked."""
     if os.name == "nt":  # there, os.kill() would end the process
         return True
     try:
@@ -75,14 +76,14 @@ def _exchange(temporary: Path, target: Path) -> None:
         if aside.exists() and not target.exists():
             aside.rename(target)
         raise
-    _flush_names(target.parent)
+    flush_names(target.parent)
     shutil.rmtree(old, ignore_errors=True)
     if previous.exists():  # renamed first, so that what has this name is always whole
         previous.rename(old)
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _flush_names(folder: Path) -> None:
+def flush_names(folder: Path) -> None:
     """Wait until a folder's list of names is on the disk, where the system can."""
     with contextlib.suppress(OSError):
         number = os.open(folder, os.O_RDONLY)

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from ..errors import LlavaNbError
 from ..repairs import plain
-from ..replacing import _flush_names as flush_names
+from ..replacing import flush_names
 from .forms import Form
 from .rows import COLUMNS, Row
 

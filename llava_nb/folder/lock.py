@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..errors import LlavaNbError
 from ..repairs import plain
-from ..replacing import _runs as runs
+from ..replacing import runs
 
 try:
     import fcntl
