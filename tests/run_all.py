@@ -32,7 +32,7 @@ from network_guard import offline_environment  # noqa: E402  (needs the line abo
 NBVAL = (
     "--nbval",
     "--nbval-current-env",
-    "--nbval-cell-timeout=600",
+    "--nbval-cell-timeout=300",
     f"--nbval-sanitize-with={ROOT / 'tests' / 'notebooks' / 'sanitize.cfg'}",
 )
 

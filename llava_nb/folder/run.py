@@ -10,7 +10,7 @@ import contextlib
 import errno
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..errors import LlavaNbError
 from ..repairs import plain
@@ -62,27 +62,36 @@ class Run:
 
     def work(self, make: Batches, asked: Asked, progress: bool) -> None:
         """Caption what is left, each batch on the disk before the next. Raises LlavaNbError."""
-        from tqdm.auto import tqdm
-
         batches = make(self._pending, asked)
-        bar = tqdm(
-            total=len(self._entries),
-            initial=self.kept,
-            desc="Captions",
-            unit=" pictures",
-            smoothing=0.1,
-            disable=not progress or not self._pending,
-        )
         try:
-            with bar, contextlib.closing(batches):
+            with self._bar(progress) as bar, contextlib.closing(batches):
                 while self._pending and not asked.is_set():
                     rows = next(batches, None)
                     if rows is None:
                         break
                     self._save(rows)
-                    bar.update(len(rows))
+                    if bar is not None:
+                        bar.update(len(rows))
         except KeyboardInterrupt:  # a second one: the batch in hand is given up
             asked.set()
+
+    def _bar(self, progress: bool) -> contextlib.AbstractContextManager[Any]:
+        """A progress bar, or None in its place where none is wanted.
+
+        A bar that is only told to be invisible still starts a thread, and takes a lock that it
+        shares with every fork: one that is killed while it holds the lock stops all others.
+        """
+        if not progress or not self._pending:
+            return contextlib.nullcontext()
+        from tqdm.auto import tqdm
+
+        return tqdm(
+            total=len(self._entries),
+            initial=self.kept,
+            desc="Captions",
+            unit=" pictures",
+            smoothing=0.1,
+        )
 
     def _save(self, rows: list[Row]) -> None:
         with self._saving():

@@ -11,11 +11,13 @@ Used by test_folder_kills.py. Linux and macOS.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import os
 import signal
 import sys
 import time
+import traceback
 from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
@@ -25,12 +27,14 @@ from llava_nb.folder import caption_folder
 from llava_nb.folder.journal import Journal
 from llava_nb.tiny.scenes import draw, sample_scene
 
+GIVEN_UP_SECONDS = 540  # a run that hangs shows where, and ends
 SIDE, TOKENS = 64, 6  # small pictures and short answers: what is tested is the writing
 BATCH, START_SECONDS = 8, 0.1
 
 
 def main(arguments=None):
     options = parse(arguments)
+    faulthandler.dump_traceback_later(GIVEN_UP_SECONDS, exit=True)
     pictures = draw_pictures(options.folder / "pictures", options.pictures)
     llava = load("tiny")
 
@@ -83,11 +87,17 @@ def killed(work, after):
         Journal._write = write_slowly
         try:
             work()
-        finally:
             os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
     time.sleep(after)
     os.kill(child, signal.SIGKILL)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    status = os.waitpid(child, 0)[1]
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+        sys.exit("A run that was to be killed failed by itself: see above.")
+    return os.WIFSIGNALED(status)
 
 
 def write_slowly(journal, data):

@@ -224,6 +224,12 @@ def test_texts_can_be_asked_for_later_and_follow_a_change(folder, output):
     assert len(list(folder.glob("*.txt"))) == 10 and not list(folder.glob(".*"))
 
 
+def test_without_a_bar_none_of_its_locks_is_touched(folder, output, monkeypatch):
+    """tqdm shares its lock with every fork: one killed while holding it stops all the others."""
+    monkeypatch.setattr("tqdm.auto.tqdm.get_lock", None)
+    assert run(folder, output).captioned == 10
+
+
 def test_the_progress_bar_counts_what_is_done_already(folder, output, capsys):
     run(folder, output)
     paint(folder / "new.png", "red")
