@@ -89,6 +89,8 @@ def run_tests(python: str, folder: Path, log: TextIO | None = None) -> Counter:
     # The embedded model is too small to share between threads: they would wait for each other, and
     # on a busy machine for minutes.
     environment.setdefault("OMP_NUM_THREADS", "1")
+    # Notebook 08 trains a model for some minutes; here a few steps have to do.
+    environment.setdefault("LLAVA_NB_TRAINING", "0.01")
     # The first import of matplotlib writes to stderr, which would be in a notebook's output.
     subprocess.run([python, "-c", "import matplotlib.pyplot"], env=environment, capture_output=True)
     total: Counter = Counter()

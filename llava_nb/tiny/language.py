@@ -117,9 +117,16 @@ def train_language(
     seed: int = 0,
     precision: Precision,
     progress: Callable[[int, float], None],
+    weights: dict[str, int] | None = None,
+    recoloured: float | None = None,
 ) -> None:
-    """Run one stage in place; `progress(step, loss)` after each step."""
-    learning_rate, share, weights = STAGES[stage]
+    """Run one stage in place; `progress(step, loss)` after each step.
+
+    `weights`, how often each kind is asked, and `recoloured`, the share of pictures in any colour,
+    are the stage's own unless given.
+    """
+    learning_rate, share, usual = STAGES[stage]
+    share, weights = share if recoloured is None else recoloured, weights or usual
     random = Random(f"{stage} {seed}")
     encoder = Encoder(tokenizer)
     schedule = Schedule(optimisers(trainable(model, stage), learning_rate), steps)
