@@ -11,7 +11,10 @@ import torch
 from llava_nb import load
 from llava_nb.catalog import find
 from llava_nb.tiny import language, packing
+from llava_nb.tiny.build import build_model
 from llava_nb.tiny.evaluate import measure
+from llava_nb.tiny.language import train_language
+from llava_nb.tiny.optimise import full_precision
 from llava_nb.tiny.packing import Encoder, pack
 from llava_nb.tiny.scenes import sample_scene
 from llava_nb.tiny.train import STAGES, Recipe, main, train
@@ -120,3 +123,20 @@ def test_alignment_changes_the_projector_alone(monkeypatch):
         if not torch.equal(one, other)
     }
     assert changed == {"multi_modal_projector"}
+
+
+def test_a_stage_asks_what_it_is_told_to_ask(tiny, monkeypatch):
+    """Of two kinds alone, and of pictures in their own colours."""
+    packed, pack = [], packing.pack
+
+    def keep(random, encoder, scenes, **options):
+        packed.append((scenes, options["weights"]))
+        return pack(random, encoder, scenes, **options)
+
+    monkeypatch.setattr("llava_nb.tiny.language.pack", keep)
+    model = build_model(tiny.processor.tokenizer)
+    settings = {"steps": 3, "batch_size": 8, "precision": full_precision}
+    settings |= {"progress": lambda *_: None, "weights": {"count": 1, "colour": 1}}
+    train_language(model, tiny.processor.tokenizer, "tune", recoloured=0, **settings)
+    assert [weights for _, weights in packed] == [{"count": 1, "colour": 1}] * 3
+    assert all(thing.colour for scenes, _ in packed for scene in scenes for thing in scene.things)
