@@ -353,6 +353,76 @@ def test_other_kinds_are_refused_at_their_place(folder):
         editions.bring_up_to_date(folder / "ko" / "small.ipynb")
 
 
+# --- the glossary -------------------------------------------------------------------------------
+
+ENGLISH_ROW = re.compile(r"^\| (?P<word>.+?) \| (?P<meaning>.+) \| \[(?P<number>\d\d)\]\(", re.M)
+KOREAN_ROW = re.compile(
+    r"^\| (?P<korean>.+?) \| (?P<word>.+?) \| (?P<meaning>.+) \| "
+    r"\[(?P<number>\d\d)\]\((?P<page>.+)\) \|$",
+    re.MULTILINE,
+)
+
+
+def glossary_complaints(english, korean, folder):
+    """Every word is there, in the order of the Korean ones, and says and links the same."""
+    rows = {row["word"]: row for row in KOREAN_ROW.finditer(korean)}
+    words = {row["word"]: row for row in ENGLISH_ROW.finditer(english)}
+    if set(rows) != set(words):
+        yield f"not in both: {sorted(set(rows) ^ set(words))}"
+    order = [row["korean"].strip("`").lower() for row in rows.values()]
+    if order != sorted(order):
+        yield "the Korean words are not in order"
+    for word in rows.keys() & words.keys():
+        there, here = words[word], rows[word]
+        lost = set(NUMBER.findall(there["meaning"])) - set(NUMBER.findall(here["meaning"]))
+        lost |= spans(there["meaning"]) - spans(here["meaning"])
+        if lost or not HANGUL.search(here["meaning"]):
+            yield f"{word}: not translated, or without {sorted(lost)}"
+        page = (folder / "ko" / here["page"]).resolve()
+        korean_page = folder / "ko" / page.name
+        if not page.is_file() or not page.name.startswith(there["number"]):
+            yield f"{word}: leads to {here['page']}"
+        elif korean_page.is_file() and page != korean_page.resolve():
+            yield f"{word}: leads to the English notebook, and there is a Korean one"
+
+
+def test_the_glossary_has_the_same_words():
+    pages = [NOTEBOOKS / "glossary.md", NOTEBOOKS / "ko" / "glossary.md"]
+    english, korean = (page.read_text(encoding="utf-8") for page in pages)
+    assert "[English](../glossary.md)" in korean
+    assert list(glossary_complaints(english, korean, NOTEBOOKS)) == []
+
+
+GLOSSARY = (
+    "| patch | 14 pixels, in `tiny`. | [07](07_see.ipynb) |\n| token | A. | [07](07_see.ipynb) |"
+)
+GOOD_GLOSSARY = (
+    "| 토큰 | token | 말의 조각입니다. | [07](../07_see.ipynb) |\n"
+    "| 패치 | patch | `tiny`에서 14픽셀입니다. | [07](../07_see.ipynb) |"
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("| patch", "| parch"), ("14픽셀", "열네 픽셀"), ("`tiny`에서", "여기서"),
+     ("말의 조각입니다", "A"), ("토큰", "하늘"), ("../07_see", "../08_see"),
+     ("../07_see", "../07_look"), ("", "")],
+)  # fmt: skip
+def test_glossary_faults_are_found(tmp_path, old, new):
+    (tmp_path / "ko").mkdir()
+    (tmp_path / "07_see.ipynb").write_text("{}")
+    (tmp_path / "08_see.ipynb").write_text("{}")
+    faulty = GOOD_GLOSSARY.replace(old, new) if old else GOOD_GLOSSARY
+    assert bool(list(glossary_complaints(GLOSSARY, faulty, tmp_path))) == bool(old)
+
+
+def test_the_glossary_turns_to_a_korean_notebook_when_it_comes(tmp_path):
+    (tmp_path / "ko").mkdir()
+    for place in ("07_see.ipynb", "ko/07_see.ipynb"):
+        (tmp_path / place).write_text("{}")
+    assert list(glossary_complaints(GLOSSARY, GOOD_GLOSSARY, tmp_path))
+
+
 # --- README.ko.md -------------------------------------------------------------------------------
 
 README = ROOT / "README.ko.md"
