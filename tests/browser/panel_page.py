@@ -147,6 +147,8 @@ class PanelPage:
                 self.command("apputils:change-theme", theme=THEMES[theme])
                 wanted = f"() => document.body.dataset.jpThemeName === {THEMES[theme]!r}"
                 self.page.wait_for_function(wanted)
+                # A new theme comes behind a curtain, which fades away.
+                self.page.locator("#jupyterlab-splash").wait_for(state="detached")
             for width, height in (NARROW, WIDE):
                 self.resize(width, height)
                 self.page.screenshot(path=folder / f"{state}-{theme}-{width}.png")
