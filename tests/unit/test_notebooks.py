@@ -1,30 +1,47 @@
 """Every committed notebook passes every check, and every check can fail.
 
-Covered: tests/notebooks/notebook_checks.py on the notebooks and on small ones made here; the
-sanitise rules; the list in the README; nbval itself, on a notebook without a network.
+Covered: notebook_checks.py and style_checks.py in tests/notebooks/, on the notebooks and on small
+ones made here; the list in the README. Of the Korean notebooks only the style is looked at here:
+test_editions.py has the rest.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbval.plugin import get_sanitize_patterns
 from notebook_checks import BADGE_PICTURE, CHECKS, COLAB_ADDRESS, Notebook
+from style_checks import (
+    STYLE_CHECKS,
+    answers_can_be_run,
+    cells_are_mostly_short,
+    exercises_have_answers,
+    figures_are_described,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SANITIZE = ROOT / "tests" / "notebooks" / "sanitize.cfg"
+KOREAN = sorted((ROOT / "notebooks" / "ko").glob("*.ipynb"))
 REPOSITORY = re.search(r'^Repository = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.M)[1]
 COLAB = REPOSITORY.replace("https://github.com", "https://colab.research.google.com/github")
-OPENING = f"[![Open In Colab]({BADGE_PICTURE})]({COLAB}/blob/main/notebooks/small.ipynb)"
+BADGE = f"[![Open In Colab]({BADGE_PICTURE})]({COLAB}/blob/main/notebooks/small.ipynb)"
+OPENING = f"{BADGE}\n\nSee the [glossary]({REPOSITORY}/blob/main/notebooks/glossary.md)."
 FETCH = f"if not here:\n    !git clone {REPOSITORY}"
+ANSWER = """<details><summary>Answer</summary>
+
+   ```python
+   3 + 3
+   ```
+
+   ```text
+   6
+   ```
+
+   </details>"""
+EXERCISES = "\n\n".join(f"{number}. And more?\n\n   {ANSWER}" for number in (1, 2, 3))
 
 
 def test_there_are_notebooks():
@@ -37,6 +54,16 @@ def test_notebook(path, check):
     content = json.loads(path.read_text(encoding="utf-8"))
     complaints = list(check(Notebook(path.name, content, REPOSITORY)))
     assert not complaints, f"{path.name}:\n" + "\n".join(complaints)
+
+
+@pytest.mark.parametrize("check", STYLE_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(
+    "name", [path.relative_to(ROOT / "notebooks").as_posix() for path in NOTEBOOKS + KOREAN]
+)
+def test_style(name, check):
+    content = json.loads((ROOT / "notebooks" / name).read_text(encoding="utf-8"))
+    complaints = list(check(Notebook(name, content, REPOSITORY)))
+    assert not complaints, f"{name}:\n" + "\n".join(complaints)
 
 
 def test_readme_lists_every_notebook():
@@ -81,12 +108,12 @@ def good():
         code(FETCH, count=1, shown=""),
         prose("Two and two."),
         code("2 + 2", count=2),
-        prose("## Summary\n\nFour.\n\n## Exercises\n\nThree and three."),
+        prose(f"## Summary\n\nFour.\n\n## Exercises\n\n{EXERCISES}"),
     ]
     return notebook
 
 
-def complaints(notebook, checks=CHECKS):
+def complaints(notebook, checks=(*CHECKS, *STYLE_CHECKS)):
     content = json.loads(nbformat.writes(notebook))
     wrapped = Notebook("small.ipynb", content, REPOSITORY)
     return [complaint for check in checks for complaint in check(wrapped)]
@@ -108,6 +135,16 @@ def show(cell, text):
     cell.outputs[0].data["text/plain"] = text
 
 
+def draw(cell):
+    cell.outputs[0].data["image/png"] = "aGVsbG8="
+
+
+def write(book, old, new):
+    """A change of the exercises."""
+    assert old in book.cells[-1].source
+    book.cells[-1].source = book.cells[-1].source.replace(old, new, 1)
+
+
 FAULTS = {
     "is_well_formed": lambda book: unset(book, "nbformat_minor"),
     "parses": lambda book: book.cells[3].update(source="2 +"),
@@ -127,70 +164,55 @@ FAULTS = {
     "ends_in_summary_and_exercises": lambda book: book.cells.append(prose("## Next")),
     "is_mostly_compared": lambda book: book.cells[3].metadata.update(tags=["nbval-skip"]),
     "markers_are_whole_comments": lambda book: book.cells[3].update(source="# NBVAL_SKIP: slow\n4"),
+    "prose_and_code_are_balanced": lambda book: book.cells.extend(map(prose, "abcd")),
+    "cells_are_mostly_short": lambda book: book.cells[3].update(source="2 + 2\n" * 12),
+    "code_stands_between_prose": lambda book: unset(book.cells, 2),
+    "figures_are_described": lambda book: draw(book.cells[3]),
+    "opening_links_the_glossary": lambda book: book.cells[0].update(source=BADGE),
+    "exercises_have_answers": lambda book: write(book, ANSWER, "Six."),
+    "answers_can_be_run": lambda book: write(book, "```text", "So:\n\n   ```text"),
 }
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", (*CHECKS, *STYLE_CHECKS), ids=lambda check: check.__name__)
 def test_check_finds_its_fault(good, check):
     FAULTS[check.__name__](good)
     assert complaints(good, [check])
+
+
+def test_comments_and_blank_lines_do_not_make_a_cell_long(good):
+    good.cells[3].source = "# Two and two.\n\n" * 8 + "2 + 2"
+    assert complaints(good, [cells_are_mostly_short]) == []
+
+
+@pytest.mark.parametrize("alt", ["", "Four squares.", " " * 20])
+def test_a_figure_needs_a_sentence(good, alt):
+    draw(good.cells[3])
+    good.cells[3].metadata.alt = alt
+    assert complaints(good, [figures_are_described])
+
+
+def test_a_figure_with_a_sentence_is_let_through(good):
+    draw(good.cells[3])
+    good.cells[3].metadata.alt = "Two squares, and two more beside them."
+    assert complaints(good, [figures_are_described]) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("2. And", "4. And"), ("3. And", "Three: and"), (ANSWER, f"{ANSWER}\n\n   {ANSWER}")],
+)
+def test_exercises_are_counted(good, old, new):
+    write(good, old, new)
+    assert complaints(good, [exercises_have_answers])
+
+
+def test_code_outside_an_answer_is_found(good):
+    write(good, "And more?", "And more?\n\n   ```python\n   1 / 0\n   ```")
+    assert complaints(good, [answers_can_be_run])
 
 
 @pytest.mark.parametrize("text", ["left/above", "https://example.org/a/b.png", "<b>/</b>", "3/4/5"])
 def test_what_only_looks_like_a_path_is_let_through(good, text):
     show(good.cells[3], text)
     assert complaints(good) == []
-
-
-# --- the sanitise rules -------------------------------------------------------------------------
-
-MASKED = {
-    "peak 13.52 GiB of 14.7 GiB": "peak N GiB of N GiB",
-    "41.3 tokens/s in 2 s": "N tokens/s in N s",
-    "0.35 seconds": "N seconds",
-    "Answer(seconds=1.25, first_token_seconds=8e-05, peak_vram_bytes=0)": (
-        "Answer(seconds=N, first_token_seconds=N, peak_vram_bytes=N)"
-    ),
-    "torch 2.13.0+cpu, Python 3.11.7": "torch X.Y.Z, Python X.Y.Z",
-    "<object at 0x7f3a5c1d2e80>": "<object at 0xN>",
-    "llava-1.5-7b: 3 shapes, 576 tokens": "llava-1.5-7b: 3 shapes, 576 tokens",
-}
-
-
-@pytest.mark.parametrize("text", MASKED, ids=str)
-def test_sanitise_rules(text):
-    masked = text
-    for pattern, replacement in get_sanitize_patterns(SANITIZE.read_text()):
-        masked = re.sub(pattern, replacement, masked)
-    assert masked == MASKED[text]
-
-
-def test_nbval_reads_every_sanitise_rule():
-    declared = re.findall(r"^regex:", SANITIZE.read_text(), re.MULTILINE)
-    assert len(get_sanitize_patterns(SANITIZE.read_text())) == len(declared) > 0
-
-
-# --- nbval, strict and offline ------------------------------------------------------------------
-
-REACH_OUT = """import socket
-try:
-    socket.create_connection(("192.0.2.1", 80), timeout=5)
-except OSError as error:
-    print(error.strerror)"""
-REFUSED = "the tests run offline: no connection to 192.0.2.1 port 80\n"
-
-
-def test_nbval_compares_outputs_and_its_kernel_is_offline(tmp_path):
-    """Three cells: the guard's refusal and a masked size pass, a changed output fails."""
-    outputs = (REFUSED, "1.5 GiB\n", "was 4\n")
-    sources = (REACH_OUT, "print('2.5 GiB')", "print('is 5')")
-    book = nbformat.v4.new_notebook()
-    for number, (text, shown) in enumerate(zip(sources, outputs, strict=True), start=1):
-        book.cells.append(code(text, count=number, shown=""))
-        book.cells[-1].outputs = [nbformat.v4.new_output("stream", name="stdout", text=shown)]
-    nbformat.write(book, tmp_path / "small.ipynb")
-    options = ["--nbval", "--nbval-current-env", f"--nbval-sanitize-with={SANITIZE}"]
-    command = [sys.executable, "-m", "pytest", "-v", *options, "small.ipynb"]
-    run = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True)
-    verdicts = re.findall(r"Cell \d (PASSED|FAILED)", run.stdout)
-    assert verdicts == ["PASSED", "PASSED", "FAILED"], run.stdout + run.stderr
