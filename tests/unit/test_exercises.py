@@ -1,0 +1,122 @@
+"""The code in the answers to exercises runs after its notebook, and shows what is printed there.
+
+Covered: every notebook whose answers hold code, in a fresh kernel each, without a GPU; and that a
+wrong text and an error are found (tests/notebooks/answers.py).
+Not covered: the Korean notebooks, whose answers hold the same code (test_editions.py).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from pathlib import Path
+
+import answers
+import nbformat
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(autouse=True)
+def kernel_environment(monkeypatch):
+    """As in tests/run_all.py: one thread, little training, and no word from the debugger."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("LLAVA_NB_TRAINING", "0.01")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in NOTEBOOKS if answers.has_blocks(read(path))],
+    ids=lambda path: path.name,
+)
+def test_answers(path):
+    complaints = list(answers.complaints(read(path), path.parent))
+    assert not complaints, f"{path.name}:\n" + "\n".join(complaints)
+
+
+def test_there_are_answers_to_run():
+    blocks = [
+        block
+        for path in NOTEBOOKS
+        for exercise in answers.exercises(read(path))
+        for block in exercise.blocks
+    ]
+    assert sum(block.shown is not None for block in blocks) > len(blocks) / 2 > 10
+
+
+# --- on a small notebook ------------------------------------------------------------------------
+
+
+def answer(code, text=None):
+    """Fenced as in the notebooks, indented under the number of the exercise."""
+    fences = f"```python\n{code}\n```" + (f"\n\n```text\n{text}\n```" if text else "")
+    folded = f"<details><summary>Answer</summary>\n\n{fences}\n\nWhy it is so.\n\n</details>"
+    return textwrap.indent(folded, "   ").lstrip()
+
+
+def notebook(*given, cells=("two = 2",)):
+    book = nbformat.v4.new_notebook()
+    book.cells = [nbformat.v4.new_code_cell(source) for source in cells]
+    numbered = [f"{number}. What is it?\n\n   {each}" for number, each in enumerate(given, start=1)]
+    book.cells.append(nbformat.v4.new_markdown_cell("## Exercises\n\n" + "\n\n".join(numbered)))
+    return json.loads(nbformat.writes(book))
+
+
+def test_blocks_are_read_with_the_number_of_their_exercise():
+    first, second = answers.exercises(notebook("No code.", answer("for n in []:\n    n", "1\n 2")))
+    assert (first.number, first.blocks) == (1, [])
+    assert (second.number, second.blocks) == (
+        2,
+        [answers.Block("for n in []:\n    n\n", "1\n 2\n")],
+    )
+
+
+def test_a_second_block_of_code_takes_no_text_of_another():
+    several = answer("1\n```\n\nOr:\n\n```python\n2", "2")
+    (exercise,) = answers.exercises(notebook(several))
+    assert [block.shown for block in exercise.blocks] == [None, "2\n"]
+
+
+def test_right_answers_pass(tmp_path):
+    book = notebook(
+        answer("three = two + 1\nprint('three')\nthree", "three\n3"),
+        answer("print(f'{three / 2} GiB')", "9.9 GiB"),  # sizes are masked
+        answer("from pathlib import Path\nPath.cwd().name", repr(tmp_path.name)),
+        cells=("two = 2", "# NBVAL_SKIP\n1 / 0"),
+    )
+    assert list(answers.complaints(book, tmp_path)) == []
+
+
+def test_a_wrong_text_and_an_error_are_found(tmp_path):
+    book = notebook(answer("two + 2", "5"), answer("1 / 0"), answer("two + 2", "4"))
+    wrong, raised = answers.complaints(book, tmp_path)
+    assert wrong == "exercise 1: the answer says:\n5\n\nand shows:\n4\n"
+    assert raised == "exercise 2: the code in the answer raises ZeroDivisionError: division by zero"
+
+
+def test_an_error_in_the_notebook_itself_is_no_answer(tmp_path):
+    with pytest.raises(answers.CellExecutionError, match="ZeroDivisionError"):
+        list(answers.complaints(notebook(answer("1"), cells=["1 / 0"]), tmp_path))
+
+
+def test_the_kernel_is_of_this_environment_and_offline(tmp_path):
+    reach_out = textwrap.dedent("""\
+        import socket
+        import sys
+
+        try:
+            socket.create_connection(("192.0.2.1", 80), timeout=5)
+        except OSError as error:
+            print(error.strerror)
+        sys.prefix""")
+    refused = "the tests run offline: no connection to 192.0.2.1 port 80"
+    book = notebook(answer(reach_out, f"{refused}\n{sys.prefix!r}"))
+    assert list(answers.complaints(book, tmp_path)) == []
