@@ -54,8 +54,8 @@ def main(arguments=None):
     if options.speed:
         report["one"] = speed(lambda: caption("one.csv", engine="ray", workers=1))
         report["two"] = speed(lambda: caption("two.csv", engine="ray", workers=2))
+    ray.shutdown()  # which prints in a thread of its own, also about the worker that died
     print(json.dumps(report))
-    ray.shutdown()
 
 
 def draw_pictures(folder, number):
