@@ -11,8 +11,7 @@ answers at once.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from .lazy import on_first_use
 
 __version__ = "0.1.0"
 
@@ -41,13 +40,7 @@ _HOMES = {
 __all__ = [*_HOMES, "__version__"]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name from its module at its first use (PEP 562)."""
-    if name not in _HOMES:
-        raise AttributeError(f"llava_nb has no name {name!r}; it has: {', '.join(_HOMES)}")
-    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value
-    return value
+__getattr__ = on_first_use(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,6 @@
 """The figure of `VramLog.plot()`: peaks over the seconds of a session.
 
-Covered: drawing. Not covered: measuring (`tracking.py`). matplotlib is needed here only.
+Covered: drawing. Not covered: measuring (`tracking.py`).
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .figures import closed_figure
 from .sizes import GIB
 
 if TYPE_CHECKING:
@@ -21,12 +22,8 @@ def draw(tracks: Sequence[Track]) -> Figure:
     """Return a figure: for each track a box as wide as its time and as high as its peak.
 
     The line in a box goes from what was held at its start to what was held at its end.
-    The figure is closed for pyplot, so a notebook shows it once, as a cell's result.
     """
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 3.5), layout="constrained")
-    pyplot.close(figure)
+    figure, ((axes,),) = closed_figure((8, 3.5))
     known = [track for track in tracks if track.peak_bytes is not None]
     zero = min((track.started for track in known), default=0.0)
     end = max((track.started + track.seconds - zero for track in known), default=1.0)

@@ -7,13 +7,12 @@
 `look_inside` runs the model once and keeps its own tensors, taken by forward hooks; each
 `show_...` draws one thing from them and returns a matplotlib figure. Every one of them is built in
 front of the reader in `notebooks/07_how_llava_sees.ipynb` before it is used there. The names are
-imported when they are first used, so that matplotlib is needed by the figures alone.
+imported when they are first used.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from ..lazy import on_first_use
 
 _HOMES = {
     "Insides": "insides",
@@ -33,12 +32,4 @@ _HOMES = {
     "attention_slider": "looking",
 }
 __all__ = list(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    """Import a name from its module at its first use (PEP 562)."""
-    if name not in _HOMES:
-        raise AttributeError(f"llava_nb.anatomy has no name {name!r}; it has: {', '.join(_HOMES)}")
-    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value
-    return value
+__getattr__ = on_first_use(__name__, _HOMES)

@@ -47,8 +47,8 @@ class Insides:
     layer; `layer` is the place among them that the model reads, `projected` (patches, hidden) what
     the projector makes of it. `tokens` are the language model's input and the answer.
     `attention` is (words, layers, heads, tokens): where each of the answer's words looked as it
-    was chosen. `logits` (words, vocabulary) are what it was chosen by. `spell` gives the text of
-    any token's id.
+    was chosen. `logits` (words, vocabulary) are what it was chosen by. `ids` (1, tokens)
+    and `pixels` (1, 3, side, side) are what the model was given; `spell` gives an id's text.
     """
 
     picture: Image.Image

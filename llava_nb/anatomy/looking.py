@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..figures import closed_figure
 from .insides import Insides
-from .sight import _row
+from .sight import row_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +40,7 @@ def show_attention(
     The title says how much of all attention fell on the picture. Raises PromptError for a word
     that the answer does not have.
     """
-    figure, (axes,) = _row(1, side=3.4)
+    figure, (axes,) = row_of(1, side=3.4)
     over = attention_map(insides, word, layer, head)
     lay_over(axes, insides, over)
     where = f"layer {'all' if layer is None else layer}, head {'all' if head is None else head}"
@@ -60,15 +61,10 @@ def show_heads(insides: Insides, word: str | int) -> Figure:
 
     Of many, eight layers and eight heads are drawn, evenly chosen. Each is scaled by itself.
     """
-    from matplotlib import pyplot
-
     maps = insides.on_picture[insides.place(word)]
     layers, heads = (_evenly(count) for count in maps.shape[:2])
     size = (1.05 * len(heads) + 0.5, 1.05 * len(layers) + 0.4)
-    figure, rows = pyplot.subplots(
-        len(layers), len(heads), figsize=size, squeeze=False, layout="constrained"
-    )
-    pyplot.close(figure)
+    figure, rows = closed_figure(size, len(layers), len(heads))
     for layer, row in zip(layers, rows, strict=True):
         for head, axes in zip(heads, row, strict=True):
             lay_over(axes, insides, maps[layer, head])

@@ -15,7 +15,7 @@ from ..errors import PromptError
 from ..running import guarded
 from .insides import Insides
 from .looking import lay_over
-from .sight import _row
+from .sight import row_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,7 +73,7 @@ def show_occlusion(insides: Insides, drops: torch.Tensor, word: str | int | None
     Red: less likely without that cell. Blue: likelier without it.
     """
     over = drops.sum(dim=0) if word is None else drops[insides.place(word)]
-    figure, (axes,) = _row(1, side=3.6)
+    figure, (axes,) = row_of(1, side=3.6)
     limit = max(over.abs().max().item(), 1e-9)
     lay_over(axes, insides, over, "RdBu_r")
     axes.images[-1].set_clim(-limit, limit)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..figures import closed_figure
 from .insides import Insides
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def show_preparation(insides: Insides) -> Figure:
     """Draw the picture as it was given and as the vision tower gets it: padded, then shrunk."""
-    figure, (given, seen) = _row(2)
+    figure, (given, seen) = row_of(2)
     given.imshow(insides.picture)
     given.set_title("given: {} x {} pixels".format(*insides.picture.size), fontsize=10)
     seen.imshow(insides.seen)
@@ -29,7 +30,7 @@ def show_preparation(insides: Insides) -> Figure:
 
 def show_patches(insides: Insides) -> Figure:
     """Draw the grid of patches over what the tower sees, each numbered where there is room."""
-    figure, (axes,) = _row(1, side=4.5)
+    figure, (axes,) = row_of(1, side=4.5)
     axes.imshow(insides.seen)
     step, grid = insides.seen.width / insides.grid, insides.grid
     for line in range(1, grid):
@@ -54,7 +55,7 @@ def show_features(insides: Insides, layers: Sequence[int] | None = None) -> Figu
     last = len(insides.features) - 1
     if layers is None:
         layers = sorted({0, last // 3, 2 * last // 3, insides.layer, last})
-    figure, row = _row(len(layers) + 1, side=1.9)
+    figure, row = row_of(len(layers) + 1, side=1.9)
     row[0].imshow(insides.seen)
     row[0].set_title("seen", fontsize=9)
     for axes, layer in zip(row[1:], layers, strict=True):
@@ -79,14 +80,9 @@ def main_colours(features: torch.Tensor) -> torch.Tensor:
     return (along - low) / (high - low).clamp_min(1e-9)
 
 
-def _row(count: int, side: float = 3.0) -> tuple[Figure, list[Axes]]:
-    """Make a closed figure, which a notebook shows once, with pictures side by side."""
-    from matplotlib import pyplot
-
-    figure, row = pyplot.subplots(
-        1, count, figsize=(side * count, side + 0.3), squeeze=False, layout="constrained"
-    )
-    pyplot.close(figure)
+def row_of(count: int, side: float = 3.0) -> tuple[Figure, list[Axes]]:
+    """Begin a figure of pictures side by side."""
+    figure, row = closed_figure((side * count, side + 0.3), columns=count)
     for axes in row[0]:
         axes.set_axis_off()
     return figure, list(row[0])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..figures import closed_figure
 from .insides import Insides, Token
 
 if TYPE_CHECKING:
@@ -104,11 +105,8 @@ def show_growth(insides: Insides, top: int = 3) -> Figure:
 
 
 def _blank(width: float, height: float, frame: bool = False) -> tuple[Figure, Axes]:
-    """Make a closed figure, which a notebook shows once."""
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
-    pyplot.close(figure)
+    """Begin a figure for text or bars."""
+    figure, ((axes,),) = closed_figure((width, height))
     axes.spines[["top", "right"]].set_visible(False)
     if not frame:
         axes.set_axis_off()

@@ -29,7 +29,7 @@ NOTEBOOKS = ROOT / "notebooks"
 KOREAN = sorted((NOTEBOOKS / "ko").glob("*.ipynb"))
 REPOSITORY = re.search(r'^Repository = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.M)[1]
 COLAB = REPOSITORY.replace("https://github.com", "https://colab.research.google.com/github")
-TRANSLATED = {"00_setup", "01_first_caption", "04_caption_panel"}
+TRANSLATED = {"00_setup", "01_first_caption", "04_caption_panel", "07_how_llava_sees"}
 
 FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`]+)`")
