@@ -24,6 +24,8 @@ from .answer import Answer
 from .errors import LlavaNbError, OutOfVramError, PromptError
 from .images import open_image
 from .inputs import check_question, context_of, pixels_of
+from .preallocated import Room, cache_with_room
+from .prefix_cache import CACHE_ARGUMENT
 from .processing import encode
 from .rows import Rows
 from .running import call_generate, guarded
@@ -33,6 +35,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from .llava import Llava
+
+# Tokens of the answers for which there is room from the start: most descriptions are shorter, and
+# room for the longest answer that is allowed, in every row, may be more than is free.
+ANSWER_ROOM = 128
 
 
 @dataclass(frozen=True)
@@ -152,11 +158,13 @@ def _answer(
 
 def _generate(llava: Llava, inputs: Any, rows: Rows, stop: Stop | None) -> None:
     number, padded = inputs["input_ids"].shape
-    llava.prefixes.make_room(number * (padded + rows.limit), llava.device)
+    room = Room(padded + min(rows.limit, ANSWER_ROOM), padded + rows.limit)
+    llava.prefixes.make_room(number * room.most, llava.device)
     text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     with torch.inference_mode():
         seen = pixels_of(inputs, llava._open().dtype)
-        call_generate(llava, {**text, **seen}, rows.arguments, rows, stop)
+        arguments = {**rows.arguments, CACHE_ARGUMENT: cache_with_room(room)}
+        call_generate(llava, {**text, **seen}, arguments, rows, stop)
 
 
 def _failed(error: LlavaNbError, seconds: float = 0.0) -> Answer:

@@ -16,13 +16,17 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import DynamicCache, LlavaModel
+from transformers import LlavaModel
 
+from .preallocated import KeysAndValues, Room, cache_with_room
 from .recovery import free_and_total
 from .sizes import GIB
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 LIMIT_BYTES = 2 * GIB  # of all prefixes together
 SHARE_OF_FREE = 0.25  # and no more of what is free than this
@@ -34,8 +38,6 @@ SMALL_BYTES = GIB // 16
 # transformers 5.24, which warns of the older name.
 _ARGUMENTS = inspect.signature(LlavaModel.forward).parameters
 CACHE_ARGUMENT = "cache" if "cache" in _ARGUMENTS else "past_key_values"
-
-KeysAndValues = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +68,13 @@ class Prefix:
         """Whether `other` starts with all of this."""
         return self.picture == other.picture and self.shared_with(other.ids) == len(self.ids)
 
-    def first(self, tokens: int) -> DynamicCache:
-        """Return a cache of its own with the first `tokens` of this."""
-        return DynamicCache([(k[:, :, :tokens], v[:, :, :tokens]) for k, v in self.layers])
+    def first(self, tokens: int, room: Room) -> DynamicCache:
+        """Return a cache of its own with the first `tokens` of this, and this room."""
+        return cache_with_room(room, [(k[:, :, :tokens], v[:, :, :tokens]) for k, v in self.layers])
 
-    def handed_over(self) -> DynamicCache:
+    def handed_over(self, room: Room) -> DynamicCache:
         """Return a cache with all of this, of which nothing is left here."""
-        return DynamicCache(self.layers.pop(0) for _ in range(len(self.layers)))
+        return cache_with_room(room, (self.layers.pop(0) for _ in range(len(self.layers))))
 
 
 def take_layers(cache: DynamicCache, tokens: int) -> list[KeysAndValues]:
@@ -80,16 +82,15 @@ def take_layers(cache: DynamicCache, tokens: int) -> list[KeysAndValues]:
 
     The rest of each layer is let go of before the next is copied.
     """
-    taken = []
-    for layer in cache.layers:
-        pair = (layer.keys, layer.values)
-        layer.keys = layer.values = None
-        taken.append(tuple(_shortened(tensor, tokens) for tensor in pair))
-    return taken
+    return [
+        tuple(_alone(tensor[:, :, :tokens]) for tensor in layer.hand_over())
+        for layer in cache.layers
+    ]
 
 
-def _shortened(tensor: torch.Tensor, tokens: int) -> torch.Tensor:
-    return tensor if tensor.shape[2] == tokens else tensor[:, :, :tokens].clone()
+def _alone(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor, or a copy where it would keep more than itself in memory."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 class PrefixCache:
@@ -121,9 +122,11 @@ class PrefixCache:
         return None
 
     def start(
-        self, ids: torch.Tensor, picture: bytes | None, picture_end: int, *, whole: bool
+        self, ids: torch.Tensor, picture: bytes | None, picture_end: int, room: Room, *, whole: bool
     ) -> tuple[DynamicCache, int]:
         """Return a cache to go on from, and how many of `ids` are in it; often none.
+
+        The cache has `room`, for what it begins with too.
 
         `whole` takes all that is shared, as a conversation does. Without it that is the
         picture and what stands before it: a question then gives the same numbers to the
@@ -138,12 +141,12 @@ class PrefixCache:
             if shared >= picture_end and shared > most:
                 found, most = prefix, shared
         if found is None:
-            return DynamicCache(), 0
+            return cache_with_room(room), 0
         self._prefixes.remove(found)
         if most == len(found.ids):
-            return found.handed_over(), most
+            return found.handed_over(room), most
         self._prefixes.append(found)  # now the most recently used
-        return found.first(most), most
+        return found.first(most, room), most
 
     def keep(self, prefix: Prefix, device: Any) -> None:
         """Remember a prefix as far as there is room, in place of those that it begins with.

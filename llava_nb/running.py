@@ -23,8 +23,10 @@ from .answer import Answer
 from .fast import layers_in_use
 from .generation import AnswerStream
 from .inputs import Request
+from .parts import ANSWER_TOKENS
 from .peaks import Peak, peak_on
-from .prefix_cache import CACHE_ARGUMENT, KeysAndValues, Prefix, take_layers
+from .preallocated import KeysAndValues, Room
+from .prefix_cache import CACHE_ARGUMENT, Prefix, take_layers
 from .recovery import is_out_of_memory, or_out_of_vram, smaller_steps
 from .settings import Stop, StopWhen
 
@@ -81,7 +83,7 @@ def _generate(llava: Llava, stream: AnswerStream, stop: Stop | None) -> None:
     llava.prefixes.make_room(stream.prompt_tokens + stream.limit, llava.device)
     # Not inference_mode: compiled steps write into buffers that must outlive it.
     with torch.no_grad():
-        cache, stream.reused = _read_picture(llava, request)
+        cache, stream.reused = _read_picture(llava, request, _room(llava, stream))
         try:
             layers = _decode(llava, stream, cache, stop)
         except Exception as error:
@@ -125,10 +127,19 @@ def _switch_off(llava: Llava, error: BaseException) -> None:
     warnings.warn(str(llava.fast), stacklevel=2)
 
 
-def _read_picture(llava: Llava, request: Request) -> tuple[DynamicCache, int]:
+def _room(llava: Llava, stream: AnswerStream) -> Room:
+    """Return the room for the prompt and an answer as long as the estimate goes by, or shorter.
+
+    Compiled steps have buffers of their own, into which what was read is copied.
+    """
+    answer = 0 if llava.decoder is not None else min(stream.limit, ANSWER_TOKENS)
+    return Room(stream.prompt_tokens + answer, stream.prompt_tokens + stream.limit)
+
+
+def _read_picture(llava: Llava, request: Request, room: Room) -> tuple[DynamicCache, int]:
     """Return a cache with the picture in it, and how many tokens it held already."""
     ids, end = request.ids[0], request.picture_end
-    cache, reused = llava.prefixes.start(ids, request.picture, end, whole=request.whole)
+    cache, reused = llava.prefixes.start(ids, request.picture, end, room, whole=request.whole)
     if request.picture is None or reused:
         return cache, reused
     inputs = {"input_ids": request.ids[:, :end], **request.see()}

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from llava_nb import prefix_cache
+from llava_nb.preallocated import Room
 from llava_nb.prefix_cache import Prefix, PrefixCache, take_layers
 
 CPU = torch.device("cpu")
@@ -31,7 +32,7 @@ def keep(*prefixes, limit=10**6):
 
 
 def start(cache, *ids, picture=b"cat", end=2, whole=True):
-    begun, reused = cache.start(torch.tensor(ids), picture, end, whole=whole)
+    begun, reused = cache.start(torch.tensor(ids), picture, end, Room(9, 9), whole=whole)
     assert begun.get_seq_length() == reused
     return begun, reused
 
