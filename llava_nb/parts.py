@@ -29,7 +29,8 @@ PROMPT_TOKENS, ANSWER_TOKENS = 64, 1024
 
 # Allowances; neither has been measured on a T4 yet. The context holds the driver's own memory and
 # the compiled kernels. Kept free is a share of what torch allocates: some of it lies unused between
-# blocks in use, most of all where half-precision tensors come and go while they are quantised.
+# blocks in use. How much is counted in tests/benchmarks/results/vram_on_paper.md, which cannot know
+# of other answers, other pictures and other processes before; this leaves room for those.
 CUDA_CONTEXT = 2**29
 SHARE_KEPT_FREE = {"4bit": 1 / 10, "8bit": 1 / 10, None: 1 / 20}
 

@@ -7,7 +7,12 @@ sizes are for the benchmarks.
 from __future__ import annotations
 
 import gc
+import json
+import random
+import subprocess
+import sys
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +28,10 @@ from llava_nb import (
 )
 from llava_nb.loading import release
 from llava_nb.pictures import example_picture
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they import by name
+
+from caching_allocator import Blocks  # noqa: E402
 
 pytestmark = pytest.mark.gpu
 MIB = 2**20
@@ -154,3 +163,38 @@ def test_a_small_share_of_the_gpu_is_an_out_of_memory_while_loading():
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert load("tiny", quantization=None).ask(example_picture(), QUESTION).finish == "eos"
+
+
+# Takes (a number of bytes) and gives back (minus the place in the list) in a process of its own.
+FOLLOW = """
+import json, sys, torch
+held, said = [], []
+for step in json.loads(sys.argv[1]):
+    if step > 0:
+        held.append(torch.empty(step, dtype=torch.uint8, device="cuda"))
+    else:
+        held.pop(-step - 1)
+    said.append([torch.cuda.memory_allocated(), torch.cuda.memory_reserved()])
+print(json.dumps(said))
+"""
+
+
+def test_blocks_on_paper_are_those_of_torch():
+    """`caching_allocator.py` has its rules from torch's source; here they are held against it."""
+    chance, steps, places = random.Random(0), [], 0
+    for _ in range(300):
+        if places and chance.random() < 0.45:
+            steps.append(-chance.randrange(places) - 1)
+            places -= 1
+        else:
+            steps.append(int(2 ** chance.uniform(6, 25)))
+            places += 1
+    command = [sys.executable, "-c", FOLLOW, json.dumps(steps)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    blocks, held = Blocks(), []
+    for step, found in zip(steps, json.loads(run.stdout), strict=True):
+        if step > 0:
+            held.append(blocks.take(step))
+        else:
+            blocks.give(held.pop(-step - 1))
+        assert [blocks.allocated, blocks.reserved] == found, step

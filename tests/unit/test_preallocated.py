@@ -1,14 +1,20 @@
 """Keys and values in place: the same numbers as transformers' own, in fewer blocks."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
-from llava_nb import load, preallocated
-from llava_nb.loading import release
-from llava_nb.pictures import example_picture
-from llava_nb.preallocated import PreallocatedLayer, Room, cache_with_room
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they import by name
+
+from vram_on_paper import AnewEachTime  # noqa: E402
+
+from llava_nb import load, preallocated  # noqa: E402
+from llava_nb.loading import release  # noqa: E402
+from llava_nb.pictures import example_picture  # noqa: E402
+from llava_nb.preallocated import PreallocatedLayer, Room, cache_with_room  # noqa: E402
 
 HEADS, WIDTH = 2, 4
 
@@ -102,19 +108,6 @@ def test_a_cache_makes_its_layers_as_they_are_needed():
     assert cache.get_seq_length() == 2
 
 
-class Stock(DynamicLayer):
-    """transformers' own layer, in the place of ours."""
-
-    def __init__(self, room, held=None):
-        super().__init__()
-        if held is not None:
-            self.lazy_initialization(*held)
-            self.keys, self.values = held
-
-    def hand_over(self):
-        return self.keys, self.values
-
-
 def scores_of(llava, monkeypatch, ask):
     """The ids of the answers, and all logits that they were chosen by."""
     said, real = [], llava.model.generate
@@ -148,7 +141,7 @@ def test_every_logit_is_that_of_transformers_own_layers(quantization, ask, monke
     release()
     llava = load("tiny", quantization=quantization)
     ids, found = scores_of(llava, monkeypatch, ask)
-    monkeypatch.setattr(preallocated, "PreallocatedLayer", Stock)
+    monkeypatch.setattr(preallocated, "PreallocatedLayer", AnewEachTime)
     expected_ids, expected = scores_of(llava, monkeypatch, ask)
     assert ids == expected_ids and len(found) == len(expected) > 3
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
