@@ -69,9 +69,9 @@ class PreallocatedLayer(DynamicLayer):
             length = self._room.for_tokens(tokens) if held else tokens
             self._make_blocks(length, key_states, value_states)
         for block, states in zip(self._blocks, (key_states, value_states), strict=True):
-            block[:, :, held:tokens] = states
-        self.keys, self.values = (block[:, :, :tokens] for block in self._blocks)
-        self._filled = (self.keys, self.values)
+            block.narrow(-2, held, tokens - held).copy_(states)
+        self._filled = tuple(block.narrow(-2, 0, tokens) for block in self._blocks)
+        self.keys, self.values = self._filled
         return self._filled
 
     def hand_over(self) -> KeysAndValues:
