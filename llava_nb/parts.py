@@ -141,20 +141,17 @@ def kv_bytes_per_token(shape: Shape, number: int = HALF) -> int:
 def activation_bytes(shape: Shape, quantization: str | None, work: Work, number: int = HALF) -> int:
     """Return the most that an answer needs beside weights and cache, at its first token.
 
-    The tower's hidden states of every layer and of every tile, which transformers keeps
-    until the answer has begun, and the larger of a tower layer's feed-forward part and the
-    language model's prefill. The prefill is, for each token, four tensors as wide as the
-    model (input, residual, norm, output) and three as wide as the feed-forward part (gate,
-    up, their product) or the six of attention; in 4 bits the largest matrix, unpacked, and
-    in 8 bits the product in int32. The logits, in float32, are those of the last position.
+    That is the language model's prefill, or the tower's turn where that takes more than prefill
+    and cache together, as it may with many tiles: the tower is done before there is a cache.
 
-    Sources: `LlamaMLP`, `CLIPMLP` and `LlavaModel.forward` in transformers,
-    `_dequant_linear_fallback` and `int8_scaled_mm` in bitsandbytes. Attention's scores
-    are left out: torch's fused attention does not hold them.
+    The prefill is, for each token, four tensors as wide as the model (input, residual, norm,
+    output) and three as wide as the feed-forward part (gate, up, their product) or the six
+    of attention; in 4 bits the largest matrix, unpacked, and in 8 bits the product in int32.
+    The logits, in float32, are those of the last position.
+
+    Sources: `LlamaMLP` in transformers, `_dequant_linear_fallback` and `int8_scaled_mm` in
+    bitsandbytes. Attention's scores are left out: torch's fused attention does not hold them.
     """
-    positions = work.batch * work.images * shape.tiles * shape.tower_positions
-    hidden_states = positions * (shape.tower_layers + 1) * shape.tower_hidden
-    tower_layer = positions * (3 * shape.tower_intermediate + 2 * shape.tower_hidden)
     tokens = work.prefill_tokens(shape)
     widest = max(3 * shape.intermediate, 6 * shape.hidden)
     prefill = number * tokens * (4 * shape.hidden + widest)
@@ -162,5 +159,19 @@ def activation_bytes(shape: Shape, quantization: str | None, work: Work, number:
         prefill += number * max(rows * columns for rows, columns in linear_shapes(shape))
     if quantization == "8bit":
         prefill += 4 * tokens * shape.intermediate
+    cache = work.tokens(shape) * kv_bytes_per_token(shape, number)
     logits = FULL * work.batch * shape.vocabulary
-    return number * hidden_states + max(number * tower_layer, prefill) + logits
+    return max(prefill, tower_bytes(shape, work, number) - cache) + logits
+
+
+def tower_bytes(shape: Shape, work: Work, number: int = HALF) -> int:
+    """Return what the tower's turn takes: the states of every layer and of every tile, and one
+    layer's feed-forward part.
+
+    transformers before 5.23 keeps all those states until it has chosen among them; later ones
+    keep the chosen alone, and need less than this. Sources: `CLIPMLP`, `get_image_features`.
+    """
+    positions = work.batch * work.images * shape.tiles * shape.tower_positions
+    hidden_states = positions * (shape.tower_layers + 1) * shape.tower_hidden
+    layer = positions * (3 * shape.tower_intermediate + 2 * shape.tower_hidden)
+    return number * (hidden_states + layer)

@@ -80,7 +80,7 @@ def load_on_paper(name: str, shape: Shape, stored: str | None, blocks: Blocks) -
         processor = build_processor(folder, config)
     with torch.device("meta"):
         network = LlavaForConditionalGeneration(config).half()
-    _take_weights(network, stored, blocks)
+    take_weights(network, stored, blocks)
     network.generation_config = GenerationConfig(
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id
     )
@@ -88,7 +88,9 @@ def load_on_paper(name: str, shape: Shape, stored: str | None, blocks: Blocks) -
     return Llava(network, processor, name=name, quantization=stored, style=prompt_style(processor))
 
 
-def _take_weights(network: Any, stored: str | None, blocks: Blocks) -> None:
+def take_weights(network: Any, stored: str | None, blocks: Blocks) -> None:
+    """Put the weights of a network on the meta device into blocks, the linear layers of its
+    language model quantised."""
     modules = dict(network.named_modules())
     weights = dict(network.named_parameters())
     quantised = {
@@ -96,6 +98,7 @@ def _take_weights(network: Any, stored: str | None, blocks: Blocks) -> None:
         for name in weights
         if stored
         and "language_model" in name
+        and name.endswith(".weight")
         and isinstance(modules[_owner(name)], torch.nn.Linear)
     }
     # transformers first asks for all at once and gives it back (`caching_allocator_warmup`).

@@ -109,12 +109,21 @@ def fused_attention(query: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
 
 
 @contextmanager
+def attention_fused() -> Iterator[None]:
+    """Have attention make what it makes on a GPU."""
+    functional, replaced = torch.nn.functional, torch.nn.functional.scaled_dot_product_attention
+    functional.scaled_dot_product_attention = fused_attention
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = replaced
+
+
+@contextmanager
 def answering(llava: Llava, blocks: Blocks) -> Iterator[Callable[..., Any]]:
     """Give what asks the model on paper: `ask(picture, question, tokens)`, exactly so many."""
     blocks.take(CUBLAS)
-    functional, replaced = torch.nn.functional, torch.nn.functional.scaled_dot_product_attention
     asked_of = prefix_cache.free_and_total
-    functional.scaled_dot_product_attention = fused_attention
     prefix_cache.free_and_total = lambda device: (FREE - blocks.reserved, FREE)
 
     def ask(picture: Any, question: str, tokens: int) -> Any:
@@ -126,7 +135,7 @@ def answering(llava: Llava, blocks: Blocks) -> Iterator[Callable[..., Any]]:
         return answer
 
     try:
-        yield ask
+        with attention_fused():
+            yield ask
     finally:
-        functional.scaled_dot_product_attention = replaced
         prefix_cache.free_and_total = asked_of

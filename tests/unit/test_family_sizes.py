@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,15 +13,22 @@ import transformers
 from family_checkpoints import family_config
 from transformers import AutoModelForImageTextToText
 
-from llava_nb import catalog, estimate_vram
-from llava_nb.family import build_config
-from llava_nb.sizes import GIB, shape_of
-from llava_nb.tiles import (
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they import by name
+
+from caching_allocator import Blocks  # noqa: E402
+from model_on_paper import take_weights  # noqa: E402
+from on_paper import OnPaper, attention_fused  # noqa: E402
+
+from llava_nb import catalog, estimate_vram  # noqa: E402
+from llava_nb.family import build_config  # noqa: E402
+from llava_nb.parts import CONTEXT, ROOM, Work, vram_parts  # noqa: E402
+from llava_nb.sizes import GIB, shape_of  # noqa: E402
+from llava_nb.tiles import (  # noqa: E402
     LlavaNextImageProcessorPil,
     LlavaOnevisionImageProcessorPil,
     OnevisionPictures,
 )
-from llava_nb.tiny.build import build_tokenizer
+from llava_nb.tiny.build import build_tokenizer  # noqa: E402
 
 CLIP = {
     "model_type": "clip_vision_model",
@@ -164,6 +174,40 @@ def test_no_picture_has_more_tokens_than_is_reckoned_with(name):
     ]
     counts = [processor._get_number_of_features(*size, side, side) - left_out for size in sizes]
     assert 0.95 * most < max(counts) <= most, (max(counts), most)
+
+
+def read_on_paper(name, question):
+    """Have the true model read a large picture and a question on paper, in 4 bits.
+
+    Returns the tokens of the picture, and the bytes that were allocated at the peak.
+    """
+    config, blocks = config_of(name), Blocks()
+    with torch.device("meta"):
+        network = AutoModelForImageTextToText.from_config(config).half().eval()
+    network.tie_weights()
+    take_weights(network, "4bit", blocks)
+    shape = catalog.find(name).shape
+    size, side, tokens = (2000, 2000), config.vision_config.image_size, shape.image_tokens
+    seen = {"pixel_values": torch.empty(1, 3, side, side, dtype=torch.half, device="meta")}
+    if shape.tiles > 1:
+        processor, _, left_out = true_processor(config)
+        tokens = processor._get_number_of_features(*size, side, side) - left_out
+        seen = {"pixel_values": seen["pixel_values"].expand(shape.tiles, -1, -1, -1)[None]}
+        seen["image_sizes"] = torch.tensor([size])
+    ids = torch.tensor([[1] * 2 + [config.image_token_id] * tokens + [5] * (question - 2)])
+    with OnPaper(blocks), attention_fused(), torch.no_grad():
+        network(input_ids=ids, attention_mask=torch.ones_like(ids), logits_to_keep=1, **seen)
+    return tokens, blocks.peak_allocated
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_estimate_is_what_the_true_model_allocates(name):
+    tokens, allocated = read_on_paper(name, question=64)
+    shape = replace(catalog.find(name).shape, picture_tokens=tokens)
+    parts = vram_parts(shape, "4bit", Work(new_tokens=1))
+    apart = 100 * (sum(parts.values()) - parts[CONTEXT] - parts[ROOM]) / allocated - 100
+    # Since 5.23 transformers does not keep the states of every layer of 37 tiles.
+    assert -1 < apart < (5 if shape.tiles < 30 else 100), apart
 
 
 def test_the_tokens_that_the_models_are_known_for():

@@ -178,7 +178,7 @@ def test_the_free_space_is_that_of_the_cache_folder(machine, monkeypatch, tmp_pa
 def test_too_little_vram_names_every_number(machine):
     machine(vram=5.0)
     assert refusal(SEVEN) == (
-        "llava-1.5-7b does not fit: VRAM needed 6.21 GiB, free 5.00 GiB, short by 1.21 GiB. "
+        "llava-1.5-7b does not fit: VRAM needed 6.18 GiB, free 5.00 GiB, short by 1.18 GiB. "
         "RAM needed 0.99 GiB, free 11.00 GiB. Disk needed 13.16 GiB, free 70.00 GiB. "
         'The nearest that fits: load("tiny"). load(..., check=False) tries all the same.'
     )
@@ -187,7 +187,7 @@ def test_too_little_vram_names_every_number(machine):
 def test_too_little_vram_for_13b_proposes_7b(machine):
     machine(vram=8.0)
     message = refusal(THIRTEEN)
-    assert "VRAM needed 10.22 GiB, free 8.00 GiB, short by 2.22 GiB." in message
+    assert "VRAM needed 10.19 GiB, free 8.00 GiB, short by 2.19 GiB." in message
     assert loads_in(message) == ['load("llava-1.5-7b")']
 
 
@@ -255,7 +255,7 @@ def test_the_table_has_a_line_for_each_number(machine):
     lines = str(needs_of(SEVEN)).splitlines()
     assert lines == [
         "            needed        free",
-        "VRAM      6.21 GiB    5.00 GiB  short by 1.21 GiB",
+        "VRAM      6.18 GiB    5.00 GiB  short by 1.18 GiB",
         "RAM       0.99 GiB     unknown",
         "disk     13.16 GiB   70.00 GiB",
         "weights in safetensors files, the largest 13.16 GiB",

@@ -210,7 +210,7 @@ def test_the_text_holds_no_name_path_or_token(monkeypatch, tmp_path):
 
 def test_the_text_names_the_choice_and_its_reason(check):
     line = next(line for line in str(check(T4)).splitlines() if "auto takes" in line)
-    assert "llava-1.5-13b: it needs 10.22 GiB of VRAM in 4 bits" in line
+    assert "llava-1.5-13b: it needs 10.19 GiB of VRAM in 4 bits" in line
 
 
 def test_html_escapes_and_brings_no_colours(check):
