@@ -24,7 +24,7 @@ from .answer import Answer
 from .errors import LlavaNbError, OutOfVramError, PromptError
 from .images import open_image
 from .inputs import check_question, context_of, pixels_of
-from .preallocated import Room, cache_with_room
+from .preallocated import Room, cache_for_batch
 from .prefix_cache import CACHE_ARGUMENT
 from .processing import encode
 from .rows import Rows
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
     from .llava import Llava
 
-# Tokens of the answers for which there is room from the start: most descriptions are shorter, and
-# room for the longest answer that is allowed, in every row, may be more than is free.
-ANSWER_ROOM = 128
+# Tokens of the answers for which there is room from the start: descriptions are shorter, and room
+# for the longest answer that is allowed, in every row, may be more than is free.
+ANSWER_ROOM = 256
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,8 @@ def _generate(llava: Llava, inputs: Any, rows: Rows, stop: Stop | None) -> None:
     text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     with torch.inference_mode():
         seen = pixels_of(inputs, llava._open().dtype)
-        arguments = {**rows.arguments, CACHE_ARGUMENT: cache_with_room(room)}
+        cache = cache_for_batch(llava._open(), number, room)
+        arguments = {**rows.arguments, CACHE_ARGUMENT: cache}
         call_generate(llava, {**text, **seen}, arguments, rows, stop)
 
 

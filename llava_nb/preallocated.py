@@ -33,8 +33,14 @@ class Room:
     first: int
     most: int
 
-    def for_tokens(self, tokens: int) -> int:
-        """Return how much room to make for so many tokens: that at first, or a quarter more."""
+    def for_tokens(self, tokens: int, held: int) -> int:
+        """Return how long a block to make for so many tokens, of which some are held already.
+
+        The prompt gets no room behind it: activations are at their most with it. It moves when
+        they are gone. A block that is full is followed by one a quarter longer.
+        """
+        if not held:
+            return tokens
         if tokens <= self.first:
             return self.first
         return max(tokens, min(tokens + tokens // 4, self.most))
@@ -42,11 +48,7 @@ class Room:
 
 class PreallocatedLayer(DynamicLayer):
     """The keys and values of one layer, (batch, heads, tokens, size of a head), at the front of
-    blocks with some room behind.
-
-    The first tokens get no room behind them: that is the prompt, with which activations are at
-    their most. What comes next moves them into a block with room, when those are gone.
-    """
+    blocks with some room behind."""
 
     def __init__(self, room: Room, held: KeysAndValues | None = None) -> None:
         super().__init__()
@@ -65,9 +67,8 @@ class PreallocatedLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         held = self.get_seq_length()
         tokens = held + key_states.shape[-2]
-        if not self._in_place(tokens):
-            length = self._room.for_tokens(tokens) if held else tokens
-            self._make_blocks(length, key_states, value_states)
+        if not self._in_place(tokens, held, key_states):
+            self._make_blocks(self._room.for_tokens(tokens, held), key_states, value_states)
         for block, states in zip(self._blocks, (key_states, value_states), strict=True):
             block.narrow(-2, held, tokens - held).copy_(states)
         self._filled = tuple(block.narrow(-2, 0, tokens) for block in self._blocks)
@@ -82,11 +83,18 @@ class PreallocatedLayer(DynamicLayer):
         self.is_initialized = False
         return pair
 
-    def _in_place(self, tokens: int) -> bool:
+    def take(self, blocks: list[torch.Tensor]) -> None:
+        """Use these blocks, one for keys and one for values, while they are long enough."""
+        self._blocks = blocks
+
+    def _in_place(self, tokens: int, held: int, states: torch.Tensor) -> bool:
         """Whether what is held is in the blocks, as this left it, and so many tokens fit."""
-        if not self._blocks or self._filled is None or self._blocks[0].shape[-2] < tokens:
+        if not self._blocks or self._blocks[0].shape[-2] < tokens:
             return False
-        return self.keys is self._filled[0] and self.values is self._filled[1]
+        if not held:
+            return self._blocks[0].shape[:2] == states.shape[:2]
+        filled = self._filled or (None, None)
+        return self.keys is filled[0] and self.values is filled[1]
 
     def _make_blocks(self, length: int, *states: torch.Tensor) -> None:
         """Make blocks and copy what is held; the old keys are gone before the new values come."""
@@ -110,4 +118,22 @@ def cache_with_room(room: Room, layers: Iterable[KeysAndValues] = ()) -> Dynamic
     cache = DynamicCache()
     cache.layers = [PreallocatedLayer(room, pair) for pair in layers]
     cache.layer_class_to_replicate = partial(PreallocatedLayer, room)
+    return cache
+
+
+def cache_for_batch(network: Any, rows: int, room: Room) -> DynamicCache:
+    """Return a cache whose layers have all their blocks, made before the model begins.
+
+    Made while it reads, they would settle in what the activations of one layer leave behind, and
+    the next layer's would need new memory; large as a batch's are, that is much.
+    """
+    text = network.config.get_text_config()
+    heads = text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    shape = (rows, getattr(text, "num_key_value_heads", None) or heads, room.first, width)
+    cache = cache_with_room(room)
+    for _ in range(text.num_hidden_layers):
+        layer = cache.layer_class_to_replicate()
+        layer.take([torch.empty(shape, dtype=network.dtype, device=network.device) for _ in "kv"])
+        cache.layers.append(layer)
     return cache

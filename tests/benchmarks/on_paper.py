@@ -121,15 +121,21 @@ def attention_fused() -> Iterator[None]:
 
 @contextmanager
 def answering(llava: Llava, blocks: Blocks) -> Iterator[Callable[..., Any]]:
-    """Give what asks the model on paper: `ask(picture, question, tokens)`, exactly so many."""
+    """Give what asks the model on paper: `ask(picture, question, tokens)`, exactly so many, of one
+    answer or of several `rows` at once. Returns the answer, the first of several."""
     blocks.take(CUBLAS)
     asked_of = prefix_cache.free_and_total
     prefix_cache.free_and_total = lambda device: (FREE - blocks.reserved, FREE)
 
-    def ask(picture: Any, question: str, tokens: int) -> Any:
+    def ask(picture: Any, question: str, tokens: int, rows: int = 1) -> Any:
         llava.model.generation_config.min_new_tokens = tokens
+        limit = {"max_new_tokens": tokens}
         with OnPaper(blocks):
-            answer = llava.ask(picture, question, max_new_tokens=tokens)
+            if rows == 1:
+                answer = llava.ask(picture, question, **limit)
+            else:
+                pictures = [picture] * rows
+                answer = llava.ask_batch(pictures, question, batch_size=rows, **limit)[0]
         if answer.tokens != tokens:
             raise RuntimeError(f"{answer.tokens} tokens were made instead of {tokens}")
         return answer

@@ -1,7 +1,7 @@
 """What LLaVA-1.5 takes of a GPU at its true sizes, counted without one, beside the estimate.
 
     python tests/benchmarks/vram_on_paper.py [--models 7b 13b] [--stored 4bit 8bit none]
-                                             [--tokens 64 1024] [--write]
+                                             [--tokens 64 1024] [--rows 1] [--write]
 
 `Llava.ask` and transformers run as they are, on tensors without numbers, and every tensor gets a
 block by the rules of torch's allocator (`on_paper.py`, `caching_allocator.py`). What comes out is
@@ -13,6 +13,8 @@ a GPU: that is `gpu_vram.py`.
 Answers are made about the same picture one after the other, in the order of --tokens. "As
 transformers does" is the same with keys and values made anew for every token, instead of being
 written where there is room (`preallocated.py`); no bar is held against that.
+
+--rows asks about so many pictures at once, by `Llava.ask_batch`.
 
 1,024 tokens of a 13B take five minutes of a core; two models are counted at once. --write keeps
 what is printed under results/. Returns 1 if a bar is missed.
@@ -63,6 +65,7 @@ class Count:
     foretold: int
     allocated: int
     reserved: int
+    rows: int = 1
 
     @property
     def apart(self) -> float:
@@ -79,6 +82,9 @@ class AnewEachTime(DynamicLayer):
             self.lazy_initialization(*held)
             self.keys, self.values = held
 
+    def take(self, blocks: Any) -> None:
+        """Do without."""
+
     def hand_over(self) -> Any:
         """Return keys and values, of which nothing is left here."""
         pair, self.keys, self.values = (self.keys, self.values), None, None
@@ -86,33 +92,39 @@ class AnewEachTime(DynamicLayer):
 
 
 def count(
-    model: str, stored: str, shape: Shape, tokens: Sequence[int], *, in_place: bool = True
+    model: str,
+    stored: str,
+    shape: Shape,
+    tokens: Sequence[int],
+    *,
+    rows: int = 1,
+    in_place: bool = True,
 ) -> list[Count]:
     """Load a model on paper, ask it for answers of so many tokens, and return all peaks."""
     ours = preallocated.PreallocatedLayer
     if not in_place:
         preallocated.PreallocatedLayer = AnewEachTime
     try:
-        return _count(model, stored, shape, tokens, in_place)
+        return _count(model, stored, shape, tokens, rows, in_place)
     finally:
         preallocated.PreallocatedLayer = ours
 
 
 def _count(
-    model: str, stored: str, shape: Shape, tokens: Sequence[int], in_place: bool
+    model: str, stored: str, shape: Shape, tokens: Sequence[int], rows: int, in_place: bool
 ) -> list[Count]:
     blocks, picture = Blocks(), open_image(example_picture())
     llava = load_on_paper(model, shape, STORED[stored], blocks)
-    about_model = {"model": model, "stored": stored, "in_place": in_place}
+    about_model = {"model": model, "stored": stored, "in_place": in_place, "rows": rows}
     held = {"allocated": blocks.allocated, "reserved": blocks.peak_reserved}
     weights = estimate_vram(llava).weights_bytes
     found = [Count(**about_model, tokens=0, foretold=weights, **held)]
     with answering(llava, blocks) as ask:
         for number in tokens:
             blocks.begin_peaks()
-            answer = ask(picture, QUESTION, number)
-            question = answer.prompt_tokens - shape.image_tokens
-            told = estimate_vram(llava, prompt_tokens=question, max_new_tokens=number)
+            answer = ask(picture, QUESTION, number, rows)
+            asked = {"prompt_tokens": answer.prompt_tokens - shape.image_tokens, "batch_size": rows}
+            told = estimate_vram(llava, **asked, max_new_tokens=number)
             foretold = told.total_bytes - told.parts[CONTEXT]
             held = {"allocated": blocks.peak_allocated, "reserved": blocks.peak_reserved}
             found.append(Count(**about_model, tokens=number, foretold=foretold, **held))
@@ -130,7 +142,7 @@ def verdicts(counts: Sequence[Count]) -> list[tuple[str, str, str, bool]]:
         met = abs(each.apart) <= APART
         found.append((label, f"{100 * each.apart:+.1f}", f"{100 * APART:g}", met))
         below = BELOW.get((each.model, each.stored))
-        if below and each.tokens == ANSWER_TOKENS:
+        if below and (each.tokens, each.rows) == (ANSWER_TOKENS, 1):
             process = each.reserved + CUDA_CONTEXT
             label = f"{what}: reserved, and {format_gib(CUDA_CONTEXT)} for CUDA's context"
             bar = f"below {format_gib(below)}"
@@ -146,8 +158,8 @@ def markdown(counts: Sequence[Count]) -> str:
             "# VRAM of LLaVA-1.5, foretold and counted on paper",
             "",
             "No GPU was used: the code runs on tensors without numbers, and their blocks are",
-            f"those of torch's allocator, by its rules. {about()}. One picture. Memory in GiB,",
-            "without CUDA's context.",
+            f"those of torch's allocator, by its rules. {about()}. One picture an answer.",
+            "Memory in GiB, without CUDA's context.",
             "",
             HEAD,
             "| --- | --- | --- | --- |" + " ---: |" * 5,
@@ -175,7 +187,9 @@ def _line(each: Count) -> str:
 
 
 def _when(each: Count) -> str:
-    return f"{each.tokens:,} tokens" if each.tokens else "loaded"
+    if not each.tokens:
+        return "loaded"
+    return f"{each.tokens:,} tokens" if each.rows == 1 else f"{each.rows} x {each.tokens:,} tokens"
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -186,6 +200,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--stored", nargs="+", choices=STORED, default=list(STORED))
     parser.add_argument("--tokens", nargs="+", type=int, default=[64, ANSWER_TOKENS])
+    parser.add_argument("--rows", type=int, default=1)
     parser.add_argument("--write", action="store_true", help="keep the figures under results/")
     return parser.parse_args(arguments)
 
@@ -193,18 +208,20 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Count, print, and return 1 if a bar is missed."""
     options = parse(arguments)
-    cases = [(model, stored, True) for model in options.models for stored in options.stored]
-    cases += [(model, "4bit", False) for model in options.models if "4bit" in options.stored]
+    ways = [{"rows": options.rows, "in_place": in_place} for in_place in (True, False)]
+    cases = [(model, stored, ways[0]) for model in options.models for stored in options.stored]
+    cases += [(model, "4bit", ways[1]) for model in options.models if "4bit" in options.stored]
     with ProcessPoolExecutor(max_workers=2) as pool:
         waiting = [
-            pool.submit(count, model, stored, SHAPES[model], options.tokens, in_place=in_place)
-            for model, stored, in_place in cases
+            pool.submit(count, model, stored, SHAPES[model], options.tokens, **ways)
+            for model, stored, ways in cases
         ]
         counts = [each for done in waiting for each in done.result()]
     text = markdown(counts)
     print(text)
     if options.write:
-        write_results("vram_on_paper", text, {"counts": counts})
+        stem = "vram_on_paper" if options.rows == 1 else f"vram_on_paper_{options.rows}_rows"
+        write_results(stem, text, {"counts": counts})
     return int(any(not met for *_, met in verdicts(counts)))
 
 

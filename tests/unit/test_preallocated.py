@@ -14,7 +14,7 @@ from vram_on_paper import AnewEachTime  # noqa: E402
 from llava_nb import load, preallocated  # noqa: E402
 from llava_nb.loading import release  # noqa: E402
 from llava_nb.pictures import example_picture  # noqa: E402
-from llava_nb.preallocated import PreallocatedLayer, Room, cache_with_room  # noqa: E402
+from llava_nb.preallocated import PreallocatedLayer, Room, cache_for_batch, cache_with_room  # noqa: E402
 
 HEADS, WIDTH = 2, 4
 
@@ -54,6 +54,29 @@ def test_the_first_tokens_have_no_room_behind_them():
     keys, values = layer.update(*states(5))
     held = [tensor.untyped_storage().nbytes() for tensor in (keys, values)]
     assert held == [5 * HEADS * WIDTH * 4] * 2
+
+
+def test_a_batch_has_all_its_blocks_before_the_model_begins():
+    release()
+    network = load("tiny", quantization=None).model
+    text = network.config.text_config
+    cache = cache_for_batch(network, 3, Room(20, 40))
+    assert len(cache.layers) == text.num_hidden_layers and cache.get_seq_length() == 0
+    heads, width = text.num_key_value_heads, text.hidden_size // text.num_attention_heads
+    for number, layer in enumerate(cache.layers):
+        before = [block.data_ptr() for block in layer._blocks]
+        for tokens in (12, 1, 7):
+            states = torch.randn(2, 3, heads, tokens, width)
+            held = cache.update(*states, number)
+        assert [each.data_ptr() for each in held] == before, number
+        assert torch.equal(held[1][:, :, -7:], states[1])
+
+
+def test_blocks_of_another_shape_are_not_used():
+    layer = PreallocatedLayer(Room(9, 9))
+    layer.take([torch.empty(2, HEADS, 9, WIDTH) for _ in range(2)])
+    pair = states(4, batch=3)
+    assert all(torch.equal(a, b) for a, b in zip(layer.update(*pair), pair, strict=True))
 
 
 def length_of(layer):

@@ -20,8 +20,8 @@ from model_on_paper import Linear, load_on_paper  # noqa: E402
 from on_paper import OnPaper, answering  # noqa: E402
 from vram_on_paper import Count, verdicts  # noqa: E402
 
-from llava_nb import estimate_vram, open_image, preallocated  # noqa: E402
-from llava_nb.parts import CONTEXT, linear_bytes, weights_by_part  # noqa: E402
+from llava_nb import open_image, preallocated  # noqa: E402
+from llava_nb.parts import linear_bytes, weights_by_part  # noqa: E402
 from llava_nb.pictures import example_picture  # noqa: E402
 from llava_nb.preallocated import PreallocatedLayer  # noqa: E402
 from llava_nb.sizes import GIB  # noqa: E402
@@ -90,20 +90,8 @@ def test_the_estimate_is_what_is_allocated(model, stored):
 
 @pytest.mark.parametrize("rows", [3, 8])
 def test_the_estimate_is_what_a_batch_allocates(rows):
-    blocks = Blocks()
-    llava = load_on_paper("7b", FEW["7b"], "4bit", blocks)
-    picture = open_image(example_picture())
-    with answering(llava, blocks):
-        blocks.begin_peaks()
-        with OnPaper(blocks):
-            answers = llava.ask_batch(
-                [picture] * rows, "What is this?", batch_size=rows, max_new_tokens=3
-            )
-    assert [answer.tokens for answer in answers] == [3] * rows
-    question = answers[0].prompt_tokens - FEW["7b"].image_tokens
-    told = estimate_vram(llava, prompt_tokens=question, max_new_tokens=3, batch_size=rows)
-    apart = 100 * (told.total_bytes - told.parts[CONTEXT]) / blocks.peak_allocated - 100
-    assert abs(apart) < 5, apart
+    _, answered = vram_on_paper.count("7b", "4bit", FEW["7b"], [3], rows=rows)
+    assert abs(100 * answered.apart) < 5, answered.apart
 
 
 def unused(layer_class, monkeypatch):
@@ -144,6 +132,7 @@ COUNT = Count("13b", "4bit", True, 1024, round(8.8 * GIB), round(8.6 * GIB), rou
         (replace(COUNT, foretold=10 * GIB), [False, True]),
         (replace(COUNT, reserved=round(9.1 * GIB)), [True, False]),
         (replace(COUNT, tokens=64), [True]),
+        (replace(COUNT, rows=8, reserved=20 * GIB), [True]),
         (replace(COUNT, in_place=False, reserved=20 * GIB), []),
     ],
 )
@@ -151,12 +140,21 @@ def test_bars(count, met):
     assert [each for *_, each in verdicts([count])] == met
 
 
-def test_the_committed_figures_meet_every_bar_and_are_the_whole():
-    kept = json.loads((BENCHMARKS / "results" / "vram_on_paper.json").read_text())["counts"]
+def committed(stem):
+    kept = json.loads((BENCHMARKS / "results" / f"{stem}.json").read_text())["counts"]
     counts = [Count(**each) for each in kept]
     assert all(met for *_, met in verdicts(counts)), verdicts(counts)
+    return counts
+
+
+def test_the_committed_figures_meet_every_bar_and_are_the_whole():
+    counts = committed("vram_on_paper")
     ours = {(each.model, each.stored) for each in counts if each.in_place and each.tokens == 1024}
     assert ours == {(model, stored) for model in SHAPES for stored in vram_on_paper.STORED}
+
+
+def test_the_committed_figures_of_a_batch_meet_every_bar():
+    assert {each.rows for each in committed("vram_on_paper_8_rows")} == {8}
 
 
 def test_the_table_says_that_no_gpu_was_used():
