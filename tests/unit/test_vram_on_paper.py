@@ -18,7 +18,7 @@ from caching_allocator import Blocks  # noqa: E402
 from load_on_gpu import SHAPES  # noqa: E402
 from model_on_paper import Linear, load_on_paper  # noqa: E402
 from on_paper import OnPaper, answering  # noqa: E402
-from vram_on_paper import Count, verdicts  # noqa: E402
+from vram_on_paper_table import Count, markdown, verdicts  # noqa: E402
 
 from llava_nb import open_image, preallocated  # noqa: E402
 from llava_nb.parts import linear_bytes, weights_by_part  # noqa: E402
@@ -158,5 +158,5 @@ def test_the_committed_figures_of_a_batch_meet_every_bar():
 
 
 def test_the_table_says_that_no_gpu_was_used():
-    text = vram_on_paper.markdown([COUNT])
+    text = markdown([COUNT])
     assert "No GPU was used" in text and "| 13b | 4bit | in place | 1,024 tokens |" in text
