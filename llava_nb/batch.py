@@ -24,21 +24,22 @@ from .answer import Answer
 from .errors import LlavaNbError, OutOfVramError, PromptError
 from .images import open_image
 from .inputs import check_question, context_of, pixels_of
+from .parts import Work, activation_bytes, kv_bytes_per_token
 from .preallocated import Room, cache_for_batch
-from .prefix_cache import CACHE_ARGUMENT
+from .prefix_cache import CACHE_ARGUMENT, free_bytes
 from .processing import encode
 from .rows import Rows
 from .running import call_generate, guarded
 from .settings import Settings, Stop
+from .shapes import shape_of
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from .llava import Llava
 
-# Tokens of the answers for which there is room from the start: descriptions are shorter, and room
-# for the longest answer that is allowed, in every row, may be more than is free.
-ANSWER_ROOM = 256
+SHORT_ANSWER = 128  # tokens; most descriptions are no longer
+UNUSED = 1.1  # times what is needed, for what lies unused between
 
 
 @dataclass(frozen=True)
@@ -158,14 +159,32 @@ def _answer(
 
 def _generate(llava: Llava, inputs: Any, rows: Rows, stop: Stop | None) -> None:
     number, padded = inputs["input_ids"].shape
-    room = Room(padded + min(rows.limit, ANSWER_ROOM), padded + rows.limit)
-    llava.prefixes.make_room(number * room.most, llava.device)
+    llava.prefixes.make_room(number * (padded + rows.limit), llava.device)
+    room = _room(llava, number, padded, rows.limit)
     text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     with torch.inference_mode():
         seen = pixels_of(inputs, llava._open().dtype)
         cache = cache_for_batch(llava._open(), number, room)
         arguments = {**rows.arguments, CACHE_ARGUMENT: cache}
         call_generate(llava, {**text, **seen}, arguments, rows, stop)
+
+
+def _room(llava: Llava, number: int, padded: int, limit: int) -> Room:
+    """Return room for the longest answers that are allowed, or for short ones if that is not free.
+
+    Blocks that are full are made anew, which takes time, and memory for both. But room for the
+    longest answer in every row may be more than is free, and answers end before.
+    """
+    network, most = llava._open(), padded + limit
+    shape, size = shape_of(network.config), network.dtype.itemsize
+    question = max(padded - shape.image_tokens, 0)
+    work = Work(prompt_tokens=question, new_tokens=limit, batch=number)
+    needed = number * most * kv_bytes_per_token(shape, size)
+    needed += activation_bytes(shape, llava.quantization, work, size)
+    free = free_bytes(llava.device)
+    if free is None or UNUSED * needed <= free:
+        return Room(most, most)
+    return Room(padded + min(limit, SHORT_ANSWER), most)
 
 
 def _failed(error: LlavaNbError, seconds: float = 0.0) -> Answer:

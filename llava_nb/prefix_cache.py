@@ -159,7 +159,7 @@ class PrefixCache:
         self._prefixes.append(prefix)
         limit = self.limit_bytes
         if self.nbytes > SMALL_BYTES:
-            free = _free_bytes(device)
+            free = free_bytes(device)
             if free is not None:
                 limit = min(limit, max(int(SHARE_OF_FREE * (free + self.nbytes)), SMALL_BYTES))
         while self._prefixes and self.nbytes > limit:
@@ -173,7 +173,7 @@ class PrefixCache:
         while self.nbytes > SMALL_BYTES:
             newest = self._prefixes[-1]
             needed = tokens * newest.nbytes // len(newest.ids) + HEADROOM_BYTES
-            free = _free_bytes(device)
+            free = free_bytes(device)
             if free is None or free >= needed:
                 return
             self._prefixes.pop(0)
@@ -183,7 +183,7 @@ class PrefixCache:
         self._prefixes.clear()
 
 
-def _free_bytes(device: Any) -> int | None:
+def free_bytes(device: Any) -> int | None:
     """Return what is free where the model is, with what torch keeps there unused."""
     free, _ = free_and_total(device)
     if free is not None and torch.device(device).type == "cuda":

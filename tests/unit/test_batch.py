@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from llava_nb import ImageError, OutOfVramError, PromptError, batch, load
+from llava_nb.preallocated import Room
 from llava_nb.tiny.scenes import draw, sample_scene
 
 DESCRIBE, COUNT = "Describe this picture.", "How many things are there?"
@@ -153,3 +154,21 @@ def test_a_batch_of_nothing_is_no_answers(exact):
 def test_a_batch_size_that_means_nothing_is_refused(exact):
     with pytest.raises(PromptError, match="batch_size is 0"):
         exact.ask_batch(PICTURES, COUNT, batch_size=0)
+
+
+@pytest.mark.parametrize(("free", "first"), [(10**12, 1100), (10**6, 228), (None, 1100)])
+def test_there_is_room_for_the_longest_answer_where_that_is_free(tiny, monkeypatch, free, first):
+    monkeypatch.setattr(batch, "free_bytes", lambda device: free)
+    assert batch._room(tiny, 8, 100, 1000) == Room(first, 1100)
+
+
+def test_a_short_limit_needs_no_more_room(tiny, monkeypatch):
+    monkeypatch.setattr(batch, "free_bytes", lambda device: 0)
+    assert batch._room(tiny, 8, 100, 20) == Room(120, 120)
+
+
+def test_answers_outgrow_the_room_for_short_ones(exact, monkeypatch):
+    alone = one_by_one(exact, PICTURES, [DESCRIBE] * 12)
+    monkeypatch.setattr(batch, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(batch, "SHORT_ANSWER", 2)
+    assert [answer.ids for answer in exact.ask_batch(PICTURES, DESCRIBE)] == alone
