@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import LlavaNbError
-from ..spreadsheets import safe_cell
+from ..files import safe_cell
 from .rows import COLUMNS, Row, printable
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import LlavaNbError
-from ..pages import BEGINNING
+from ..files import PAGE_BEGINNING
 from ..panel.pictures import data_uri
 from ..repairs import plain
 from .entries import Entry
@@ -27,7 +27,7 @@ from .rows import Row
 THUMBNAIL, MARGIN, LINE, LINES, LETTERS = 160, 8, 14, 6, 11  # pixels; lines; height of letters
 PAPER, INK, EMPTY = "white", "black", (225, 225, 225)
 PAGE = (
-    BEGINNING
+    PAGE_BEGINNING
     + """<title>Pictures and captions</title>
 <style>
 :root {{ color-scheme: light dark; font-family: system-ui, sans-serif; }}

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LlavaNbError
-from ..pages import BEGINNING
-from ..spreadsheets import safe_cell
+from ..files import PAGE_BEGINNING, safe_cell
 from .data import Entry
 from .pictures import data_uri
 
@@ -53,7 +52,7 @@ def to_jsonl(entries: Sequence[Entry]) -> str:
 
 
 PAGE = (
-    BEGINNING
+    PAGE_BEGINNING
     + """<title>Pictures and answers</title>
 <style>
 :root {{ color-scheme: light dark; font-family: system-ui, sans-serif; }}

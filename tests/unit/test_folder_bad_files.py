@@ -7,10 +7,10 @@ import sys
 import bad_files
 import pytest
 from folder_fakes import FakeLlava
+from llava_nb.files import FORMULA_STARTS
 
 from llava_nb.folder import caption_folder
 from llava_nb.folder.rows import printable
-from llava_nb.spreadsheets import FORMULA_STARTS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="names and links as Linux has them")
 
