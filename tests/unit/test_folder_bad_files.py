@@ -7,8 +7,8 @@ import sys
 import bad_files
 import pytest
 from folder_fakes import FakeLlava
-from llava_nb.files import FORMULA_STARTS
 
+from llava_nb.files import FORMULA_STARTS
 from llava_nb.folder import caption_folder
 from llava_nb.folder.rows import printable
 

@@ -8,9 +8,9 @@ import pytest
 from folder_fakes import FakeLlava, album, paint
 from hypothesis import given
 from hypothesis import strategies as st
-from llava_nb.files import FORMULA_STARTS
 
 from llava_nb.errors import LlavaNbError
+from llava_nb.files import FORMULA_STARTS
 from llava_nb.folder import caption_folder
 from llava_nb.folder.forms import CsvForm, JsonForm
 from llava_nb.folder.journal import Journal
