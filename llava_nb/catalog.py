@@ -1,44 +1,189 @@
-"""The models that have a short name: finding one, and which one to take.
+"""The models that have a short name: where they are, how large they are, and finding one.
 
-Covered: short names and hub ids to entries, and the choice behind `load("auto")`, which is
-among LLaVA-1.5 and the embedded model.
-Not covered: the entries (`models.py`), models outside the catalog, which `load()` takes by
-hub id or folder, and loading itself (`loading.py`).
+`load("auto")` chooses among LLaVA-1.5 and the embedded model; the rest of the family is taken by
+name. Any other model is loaded by its hub id or its folder.
 """
 
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from . import sizes
 from .errors import ModelError
-from .models import BY_NAME, CHOSEN_FROM, ModelInfo
-from .sizes import format_gib
+from .repairs import plain
+from .sizes import QUANTIZATIONS, Shape
 
-if TYPE_CHECKING:
-    from .runtime import GpuReport
-
-__all__ = [
-    "ModelInfo",
-    "Recommendation",
-    "all_models",
-    "all_names",
-    "find",
-    "known_models",
-    "recommend",
-]
+# What stands for a hyphen in text that was pasted from a page: dashes, the minus sign.
+_DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-")
 
 
 @dataclass(frozen=True)
-class Recommendation:
-    """The short name of the model to take, and why, in one sentence with numbers."""
+class ModelInfo:
+    """A model with a short name. Sizes are in bytes and follow from `shape`.
 
-    model: str
-    reason: str
+    `hub_id` is None for the embedded model, `folder` is None for the others. `copies` are
+    hub ids of the same weights in the LLaVA authors' own layout.
+    `context_tokens` is the longest prompt and answer together, picture included.
+    """
 
-    def __str__(self) -> str:
-        return f"{self.model}: {self.reason}"
+    name: str
+    hub_id: str | None
+    shape: Shape
+    context_tokens: int
+    note: str
+    folder: Path | None = None
+    copies: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """What `from_pretrained` takes: the folder or the hub id."""
+        return str(self.folder or self.hub_id)
+
+    @property
+    def parameters(self) -> int:
+        """All parameters: language model, tower and projector."""
+        return sizes.parameters(self.shape)
+
+    @property
+    def weights_bytes(self) -> dict[str | None, int]:
+        """Bytes of the weights, by quantization: "4bit", "8bit" and None (half precision)."""
+        return {each: sizes.weights_bytes(self.shape, each) for each in QUANTIZATIONS}
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of the KV cache for each token of prompt and answer."""
+        return sizes.kv_bytes_per_token(self.shape)
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens that one picture takes in the prompt, at the most."""
+        return self.shape.image_tokens
+
+    @property
+    def download_bytes(self) -> int:
+        """Bytes to fetch: the hub holds half precision, whatever it is quantised to later."""
+        return 0 if self.folder else self.weights_bytes[None]
+
+    @property
+    def needs_vram_bytes(self) -> int:
+        """Free VRAM needed in 4 bits: 6.2 GiB for 7B, 10.2 GiB for 13B."""
+        return self.vram_bytes("4bit")
+
+    def vram_bytes(self, quantization: str | None) -> int:
+        """Free VRAM needed: `estimate_vram(name, quantization=...).needed_bytes`."""
+        return sizes.needed_vram_bytes(self.shape, quantization, self.context_tokens)
+
+
+# From the smallest to the largest. Shapes: the hub's config.json of each model.
+CHOSEN_FROM = (
+    ModelInfo(
+        name="tiny",
+        hub_id=None,
+        shape=Shape(128, 5, 384, 1024, 128, 5, 512, 65),
+        context_tokens=2048,
+        note="embedded in the package; knows drawn scenes of coloured shapes, nothing else",
+        folder=Path(__file__).parent / "tiny" / "weights",
+    ),
+    ModelInfo(
+        name="llava-1.5-7b",
+        hub_id="llava-hf/llava-1.5-7b-hf",
+        shape=Shape(hidden=4096, layers=32, intermediate=11008, vocabulary=32064),
+        context_tokens=4096,
+        note="the smaller LLaVA-1.5: quicker to download and to answer",
+        copies=("liuhaotian/llava-v1.5-7b",),
+    ),
+    ModelInfo(
+        name="llava-1.5-13b",
+        hub_id="llava-hf/llava-1.5-13b-hf",
+        shape=Shape(hidden=5120, layers=40, intermediate=13824, vocabulary=32064),
+        context_tokens=4096,
+        note="the larger LLaVA-1.5: the better answers; in 4 bits it fits a T4",
+        # The second is what the Colab recipe loaded: the first in shards of 3 GB, which its
+        # way of reading needed and ours does not.
+        copies=("liuhaotian/llava-v1.5-13b", "4bit/llava-v1.5-13b-3GB"),
+    ),
+)
+
+# Of a Mistral 7B, and of pictures in up to four tiles of 336 pixels beside the whole.
+_MISTRAL = {"hidden": 4096, "layers": 32, "intermediate": 14336, "vocabulary": 32064}
+_NEXT = {"tiles": 5, "picture_tokens": 2928, "newline": True}
+# SigLIP at 384 pixels, and pictures in up to 36 tiles, shrunk to the tokens of about 9.
+_ONEVISION = {
+    "tower_hidden": 1152,
+    "tower_layers": 26,
+    "tower_intermediate": 4304,
+    "tower_positions": 729,
+    "tower_norms": 1,
+    "tiles": 37,
+    "picture_tokens": 8829,
+    "newline": True,
+    "attention_bias": True,
+}
+
+# From the smallest to the largest. Shapes: config.json of each model on the hub or of a copy; for
+# LLaVA-OneVision that of Qwen2 with the vocabulary that transformers' conversion script makes of it
+# (convert_llava_onevision_weights_to_hf.py: two more, and up to a multiple of 64).
+BY_NAME = (
+    ModelInfo(
+        name="llava-onevision-0.5b",
+        hub_id="llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+        shape=Shape(896, 24, 4864, 152000, kv_hidden=128, tied=True, **_ONEVISION),
+        context_tokens=32768,
+        note="LLaVA-OneVision on Qwen2 0.5B: the smallest that knows photographs",
+    ),
+    ModelInfo(
+        name="llava-1.6-vicuna-7b",
+        hub_id="llava-hf/llava-v1.6-vicuna-7b-hf",
+        shape=Shape(4096, 32, 11008, 32064, **_NEXT),
+        context_tokens=4096,
+        note="LLaVA-NeXT on Vicuna 7B: pictures in tiles, so it reads small print",
+    ),
+    ModelInfo(
+        name="vip-llava-7b",
+        hub_id="llava-hf/vip-llava-7b-hf",
+        shape=Shape(4096, 32, 11008, 32064, features=5, projector_norm=True),
+        context_tokens=4096,
+        note="ViP-LLaVA: knows arrows, boxes and scribbles drawn into a picture",
+    ),
+    ModelInfo(
+        name="bakllava-v1",
+        hub_id="llava-hf/bakLlava-v1-hf",
+        shape=Shape(**_MISTRAL, kv_hidden=1024),
+        context_tokens=32768,
+        note="BakLLaVA: LLaVA-1.5's recipe on Mistral 7B",
+    ),
+    ModelInfo(
+        name="llava-1.6-mistral-7b",
+        hub_id="llava-hf/llava-v1.6-mistral-7b-hf",
+        shape=Shape(**_MISTRAL, kv_hidden=1024, **_NEXT),
+        context_tokens=32768,
+        note="LLaVA-NeXT on Mistral 7B: pictures in tiles, long answers",
+    ),
+    ModelInfo(
+        name="llava-onevision-7b",
+        hub_id="llava-hf/llava-onevision-qwen2-7b-ov-hf",
+        shape=Shape(3584, 28, 18944, 152128, kv_hidden=512, **_ONEVISION),
+        context_tokens=32768,
+        note="LLaVA-OneVision on Qwen2 7B: the newest of the family",
+    ),
+    ModelInfo(
+        name="llava-1.6-vicuna-13b",
+        hub_id="llava-hf/llava-v1.6-vicuna-13b-hf",
+        shape=Shape(5120, 40, 13824, 32064, **_NEXT),
+        context_tokens=4096,
+        note="LLaVA-NeXT on Vicuna 13B",
+    ),
+    ModelInfo(
+        name="vip-llava-13b",
+        hub_id="llava-hf/vip-llava-13b-hf",
+        shape=Shape(5120, 40, 13824, 32064, features=5, projector_norm=True),
+        context_tokens=4096,
+        note="the larger ViP-LLaVA",
+    ),
+)
 
 
 def known_models() -> tuple[ModelInfo, ...]:
@@ -51,13 +196,21 @@ def all_models() -> tuple[ModelInfo, ...]:
     return (*CHOSEN_FROM, *BY_NAME)
 
 
-def find(name: str) -> ModelInfo:
-    """Return the entry with this short name or hub id; capitals do not matter.
+def all_names() -> set[str]:
+    """Return every name that `find` knows: short names and hub ids."""
+    return {name for model in all_models() for name in (*_names(model), *model.copies)}
 
-    A copy in the original layout is an entry of its own, called by its hub id. Raises
-    ModelError for any other name, with the nearest that there is.
+
+def find(name: str) -> ModelInfo:
+    """Return the entry with this short name or hub id.
+
+    Capitals do not matter, nor does the Unicode form. A copy in the original layout is an entry of
+    its own, called by its hub id. Raises ModelError for any other name, with the nearest there is.
     """
-    wanted = str(name).strip().casefold()
+    if not isinstance(name, str):
+        kind = type(name).__name__
+        raise ModelError(f'A model\'s name is text, as "{CHOSEN_FROM[-1].name}", not {kind}.')
+    wanted = unicodedata.normalize("NFKC", name).translate(_DASHES).strip().casefold()
     by_name = {key.casefold(): model for model in all_models() for key in _names(model)}
     by_name |= {
         copy.casefold(): _copy(model, copy) for model in all_models() for copy in model.copies
@@ -68,7 +221,7 @@ def find(name: str) -> ModelInfo:
     guess = f' Did you mean "{nearest}"?' if nearest else ""
     short_names = [model.name for model in (*reversed(CHOSEN_FROM), *BY_NAME)]
     raise ModelError(
-        f'There is no model "{name}" in the catalog.{guess} '
+        f'There is no model "{plain(name)}" in the catalog.{guess} '
         f"Short names: {', '.join(short_names)}. "
         'load() also takes a hub id ("owner/name") or a folder with a model in it.'
     )
@@ -76,6 +229,7 @@ def find(name: str) -> ModelInfo:
 
 def _nearest(wanted: str, by_name: dict[str, ModelInfo]) -> str | None:
     """Return the name most like what was wanted; in doubt one that `auto` chooses among."""
+    wanted = wanted[:200]  # no name is longer, and comparing takes the time of its square
     alike = {
         key: difflib.SequenceMatcher(None, wanted, key).ratio() + 0.05 * (model in CHOSEN_FROM)
         for key, model in by_name.items()
@@ -89,35 +243,6 @@ def _names(model: ModelInfo) -> tuple[str, ...]:
     return (model.name, model.hub_id) if model.hub_id else (model.name,)
 
 
-def all_names() -> set[str]:
-    """Return every name that `find` knows: short names and hub ids."""
-    return {name for model in all_models() for name in (*_names(model), *model.copies)}
-
-
 def _copy(model: ModelInfo, hub_id: str) -> ModelInfo:
     note = f"{model.name} in the LLaVA authors' own layout"
     return replace(model, name=hub_id, hub_id=hub_id, note=note, copies=())
-
-
-def recommend(report: GpuReport) -> Recommendation:
-    """Choose the largest model that fits the GPU of `report` in 4 bits; "tiny" without one."""
-    embedded, *others = known_models()
-    smallest = f"{others[0].name} needs {format_gib(others[0].needs_vram_bytes)} of VRAM in 4 bits"
-    if report.no_cuda_reason:
-        return Recommendation(embedded.name, f"{report.no_cuda_reason}; {smallest}")
-    free, gpu = report.vram_free_bytes, report.gpu_name
-    if free is None:
-        return Recommendation(embedded.name, f"the free VRAM of the {gpu} is unknown; {smallest}")
-    fitting = [model for model in others if model.needs_vram_bytes <= free]
-    if not fitting:
-        reason = f"the {gpu} has only {format_gib(free)} of VRAM free; {smallest}"
-        return Recommendation(embedded.name, reason)
-    best = fitting[-1]
-    reason = (
-        f"it needs {format_gib(best.needs_vram_bytes)} of VRAM in 4 bits, "
-        f"and the {gpu} has {format_gib(free)} free"
-    )
-    larger = others[len(fitting) :]
-    if larger:
-        reason += f"; {larger[0].name} would need {format_gib(larger[0].needs_vram_bytes)}"
-    return Recommendation(best.name, reason)

@@ -1,54 +1,213 @@
-"""What a LLaVA of a given shape needs to be free, and how bytes are written.
+"""What a LLaVA takes in memory, in bytes, as it follows from the sizes in its config.
 
-Covered: the bytes of its weights, the VRAM and the RAM to have free before loading, and
-the one formatter for bytes (bytes inside, GiB printed). Not covered: the shape itself
-(`shapes.py`), the formulas of each part (`parts.py`), what is free (`runtime.py`), and
-comparing (`preflight.py`).
+Whoever foretells memory adds up `vram_parts`; there is no second formula.
 """
 
 from __future__ import annotations
 
-from .parts import (
-    ANSWER_TOKENS,
-    FULL,
-    HALF,
-    PROMPT_TOKENS,
-    Work,
-    kv_bytes_per_token,
-    tower_parameters,
-    vram_parts,
-    weights_by_part,
-)
-from .shapes import Shape, shape_of
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "FULL",
-    "GIB",
-    "HALF",
-    "IN_WORDS",
-    "QUANTIZATIONS",
-    "Shape",
-    "format_gib",
-    "kv_bytes_per_token",
-    "needed_ram_bytes",
-    "needed_vram_bytes",
-    "parameters",
-    "shape_of",
-    "tower_parameters",
-    "weights_bytes",
-]
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 GIB = 2**30
 QUANTIZATIONS = ("4bit", "8bit", None)
 IN_WORDS = {"4bit": "in 4 bits", "8bit": "in 8 bits", None: "unquantised"}
+HALF, FULL = 2, 4  # bytes of a float16 or bfloat16 number, and of a float32
+
+# bitsandbytes' NF4: a scale for each 64 weights; with double quantisation the scale is one byte,
+# and each 256 scales share a float32. Source: `quantize_4bit` in bitsandbytes/functional.py.
+NF4_BLOCK, NF4_SCALES_PER_FLOAT = 64, 256
+
+WEIGHTS = ("language model", "embeddings", "head", "vision tower", "projector")
+CACHE, ACTIVATIONS, CONTEXT, ROOM = "KV cache", "activations", "CUDA context", "kept free"
+
+# What a model is expected to hold at once beside one picture: a question and a long answer.
+PROMPT_TOKENS, ANSWER_TOKENS = 64, 1024
+
+# Allowances; neither has been measured on a T4 yet. The context holds the driver's own memory and
+# the compiled kernels. Kept free is a share of what torch allocates: some of it lies unused between
+# blocks in use. How much is counted in tests/benchmarks/results/vram_on_paper.md, which cannot know
+# of other answers, other pictures and other processes before; this leaves room for those.
+CUDA_CONTEXT = 2**29
+SHARE_KEPT_FREE = {"4bit": 1 / 10, "8bit": 1 / 10, None: 1 / 20}
 
 # RAM for what no shape tells, the libraries' own buffers above all: loading on a GPU, on a CPU.
 GPU_WORKING_ROOM, CPU_WORKING_ROOM = GIB // 2, GIB // 2
+
+TILED = ("llava_next", "llava_onevision")  # they cut a picture into tiles beside the whole
+TOLERATED = 1.1  # LLaVA-OneVision shrinks a picture's features from this excess in each direction
+USUAL_CONTEXT = 4096  # tokens: LLaVA-1.5's, for a config that does not say
 
 
 def format_gib(count: int | None) -> str:
     """Write a number of bytes as GiB (2^30 bytes): `format_gib(15633743872)` is "14.56 GiB"."""
     return "unknown" if count is None else f"{count / GIB:.2f} GiB"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a LLaVA: a language model of Llama's kind, a tower, a two-layer projector.
+
+    The defaults are those of LLaVA-1.5: CLIP ViT-L/14 at 336 pixels, where 24 x 24
+    patches and one class token make 577 positions. Fields have the names of the
+    transformers configurations, shortened.
+
+    `kv_hidden` is the width of all key heads together, which is `hidden` unless query
+    heads share them (grouped-query attention). `tied`: the head is the embeddings once
+    more and takes nothing. `tiles`: into how many pieces, the whole among them, a picture
+    is cut at the most, and `picture_tokens` how many tokens it then is at the most; None is
+    all patches once. `tower_norms` are the norms outside the tower's layers (CLIP has one
+    before and one after, SigLIP one after). `features` is how many of the tower's layers
+    the projector reads side by side, `projector_norm` whether it begins with a norm,
+    `newline` whether there is a vector for the end of each row, and `attention_bias`
+    whether queries, keys and values have one (Qwen2).
+    """
+
+    hidden: int
+    layers: int
+    intermediate: int
+    vocabulary: int
+    tower_hidden: int = 1024
+    tower_layers: int = 24
+    tower_intermediate: int = 4096
+    tower_positions: int = 577
+    patch: int = 14
+    kv_hidden: int | None = None
+    tied: bool = False
+    tiles: int = 1
+    picture_tokens: int | None = None
+    tower_norms: int = 2
+    features: int = 1
+    projector_norm: bool = False
+    newline: bool = False
+    attention_bias: bool = False
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens that one picture takes in the prompt, at the most."""
+        if self.picture_tokens is not None:
+            return self.picture_tokens
+        return self.tower_positions - 1  # the patches, without the class token
+
+    @property
+    def kv_width(self) -> int:
+        """Numbers in a key, and in a value, of one token in one layer."""
+        return self.kv_hidden or self.hidden
+
+
+def shape_of(config: PretrainedConfig) -> Shape:
+    """Return the sizes of the model that the config describes.
+
+    A tower that is not described as CLIP and SigLIP are counts as LLaVA-1.5's: towers are
+    small beside the language model.
+    """
+    text = config.text_config
+    heads = text.num_attention_heads
+    key_heads = getattr(text, "num_key_value_heads", None) or heads
+    head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    try:
+        tower = _tower(config)
+    except (AttributeError, TypeError):
+        tower = {}
+    return Shape(
+        hidden=text.hidden_size,
+        layers=text.num_hidden_layers,
+        intermediate=text.intermediate_size,
+        vocabulary=text.vocab_size,
+        kv_hidden=None if key_heads == heads else key_heads * head_width,
+        tied=bool(getattr(config, "tie_word_embeddings", False)),
+        newline=config.model_type in TILED,
+        attention_bias=text.model_type == "qwen2",
+        **tower,
+    )
+
+
+def context_of(config: PretrainedConfig) -> int:
+    """Return how many tokens the model holds: the longest prompt and answer together."""
+    tokens = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return tokens if isinstance(tokens, int) and tokens > 0 else USUAL_CONTEXT
+
+
+def _tower(config: PretrainedConfig) -> dict[str, Any]:
+    """Return the part of a shape that the tower has a say in."""
+    vision = config.vision_config
+    patches = vision.image_size // vision.patch_size
+    siglip = "siglip" in vision.model_type
+    positions = patches**2 + (not siglip)  # CLIP's class token
+    layers = getattr(config, "vision_feature_layer", None)
+    if config.model_type == "vipllava":
+        layers = getattr(config, "vision_feature_layers", layers)
+    # The first position is left out, as CLIP's class token; the original does so in any tower.
+    is_whole = getattr(config, "vision_feature_select_strategy", "default") == "full"
+    tokens, tiles = positions if is_whole else positions - 1, 1
+    if config.model_type in TILED:
+        side, grid = vision.image_size, config.image_grid_pinpoints
+        limit = re.search(r"\d+", getattr(config, "vision_aspect_ratio", ""))
+        tokens += most_tokens(grid, side, patches, int(limit[0]) if limit else None)
+        tiles += max((high // side) * (wide // side) for high, wide in grid)
+    return {
+        "tower_hidden": vision.hidden_size,
+        "tower_layers": vision.num_hidden_layers,
+        "tower_intermediate": vision.intermediate_size,
+        "tower_positions": positions,
+        "patch": vision.patch_size,
+        "tower_norms": 1 if siglip else 2,
+        "features": len(layers) if isinstance(layers, (list, tuple)) else 1,
+        "projector_norm": config.model_type == "vipllava",
+        "tiles": tiles,
+        "picture_tokens": None if tokens == positions - 1 else tokens,
+    }
+
+
+def most_tokens(grid: Any, side: int, patches: int, limit: int | None) -> int:
+    """Return the most tokens that the tiles of one picture become, the whole picture not counted.
+
+    `grid` are the sizes, (height, width) in pixels, to which pictures are scaled; a tile is
+    `side` pixels and `patches` patches wide. Where the picture has another form than its size
+    in the grid, rows or columns at the edges are left out; each row ends with one
+    token more. With `limit` (LLaVA-OneVision's "anyres_max_9") what is more than that many
+    tiles is shrunk, from an excess of 1.1 in each direction on.
+
+    This is an upper bound: of some sizes, pictures that would need them get another.
+    Source: `pack_image_features` in transformers' llava_next and llava_onevision.
+    """
+    most = 0
+    for high, wide in grid:
+        for rows, columns in _without_edges(high // side * patches, wide // side * patches):
+            excess = math.sqrt(rows * columns / (limit * patches**2)) if limit else 0
+            if excess > TOLERATED:
+                rows, columns = int(rows // excess), int(columns // excess)
+            most = max(most, rows * (columns + 1))
+    return most
+
+
+def _without_edges(rows: int, columns: int) -> Iterator[tuple[int, int]]:
+    """Give the sizes that are left when the same is cut off at two opposite edges."""
+    yield from ((rows, columns - cut) for cut in range(0, columns, 2))
+    yield from ((rows - cut, columns) for cut in range(2, rows, 2))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is asked at once: pictures, tokens of the question and of the answer, times `batch`."""
+
+    images: int = 1
+    prompt_tokens: int = PROMPT_TOKENS
+    new_tokens: int = ANSWER_TOKENS
+    batch: int = 1
+
+    def prefill_tokens(self, shape: Shape) -> int:
+        """Tokens of all prompts with their pictures, which go through the model together."""
+        return self.batch * (self.images * shape.image_tokens + self.prompt_tokens)
+
+    def tokens(self, shape: Shape) -> int:
+        """Tokens in the KV cache when the answers are complete."""
+        return self.prefill_tokens(shape) + self.batch * self.new_tokens
 
 
 def parameters(shape: Shape) -> int:
@@ -59,7 +218,7 @@ def parameters(shape: Shape) -> int:
 def weights_bytes(shape: Shape, quantization: str | None, number: int = HALF) -> int:
     """Bytes of the weights with `quantization` "4bit" (NF4, double quantisation), "8bit" or None.
 
-    What is not quantised takes `number` bytes a parameter. By part: `parts.weights_by_part`.
+    What is not quantised takes `number` bytes a parameter. By part: `weights_by_part`.
     """
     return sum(weights_by_part(shape, quantization, number).values())
 
@@ -67,7 +226,7 @@ def weights_bytes(shape: Shape, quantization: str | None, number: int = HALF) ->
 def needed_vram_bytes(shape: Shape, quantization: str | None, context_tokens: int) -> int:
     """Free VRAM needed for one picture, a question and a long answer, with what is kept free.
 
-    The sum of `parts.vram_parts`, which `estimate_vram` shows one by one. `context_tokens`
+    The sum of `vram_parts`, which `estimate_vram` shows one by one. `context_tokens`
     is the longest prompt and answer together.
     """
     room = max(context_tokens - shape.image_tokens - PROMPT_TOKENS, 1)
@@ -87,3 +246,127 @@ def needed_ram_bytes(shape: Shape, quantization: str | None, *, on_gpu: bool) ->
         largest = max(shape.vocabulary, shape.intermediate) * shape.hidden
         return 2 * HALF * largest + GPU_WORKING_ROOM
     return weights_bytes(shape, quantization, FULL) + CPU_WORKING_ROOM
+
+
+def vram_parts(
+    shape: Shape,
+    quantization: str | None,
+    work: Work,
+    *,
+    number: int = HALF,
+    context: int = CUDA_CONTEXT,
+) -> dict[str, int]:
+    """Return the bytes of everything: weights, cache, activations, context, what is kept free.
+
+    `number` is the bytes of an unquantised number, `context` is 0 for a model on a CPU.
+    """
+    parts = weights_by_part(shape, quantization, number)
+    parts[CACHE] = work.tokens(shape) * kv_bytes_per_token(shape, number)
+    parts[ACTIVATIONS] = activation_bytes(shape, quantization, work, number)
+    kept_free = int(sum(parts.values()) * SHARE_KEPT_FREE[quantization])
+    return parts | {CONTEXT: context, ROOM: kept_free}
+
+
+def weights_by_part(shape: Shape, quantization: str | None, number: int = HALF) -> dict[str, int]:
+    """Return the bytes of the weights, by the names in WEIGHTS.
+
+    Only the language model's linear layers are quantised; its norms and biases are counted
+    with them, the vector for the end of a row with the projector. A code book of 256
+    float32 numbers for each 4-bit layer is left out: 0.2 MiB in 7B.
+    """
+    linears = sum(linear_bytes(*each, quantization, number) for each in linear_shapes(shape))
+    norms = (2 * shape.layers + 1) * shape.hidden
+    if shape.attention_bias:
+        norms += shape.layers * (shape.hidden + 2 * shape.kv_width)
+    embeddings = shape.vocabulary * shape.hidden
+    projector = projector_parameters(shape)
+    head = 0 if shape.tied else embeddings
+    kept = (embeddings, head, tower_parameters(shape), projector)
+    counts = (linears + number * norms, *(number * each for each in kept))
+    return dict(zip(WEIGHTS, counts, strict=True))
+
+
+def linear_shapes(shape: Shape) -> list[tuple[int, int]]:
+    """(rows, columns) of every linear layer that is quantised: those of the language model.
+
+    Attention has four (query, key, value, output; square where there are as many key heads
+    as query heads), the feed-forward part three. Biases are not quantised.
+    """
+    square, narrow = (shape.hidden, shape.hidden), (shape.kv_width, shape.hidden)
+    up, down = (shape.intermediate, shape.hidden), (shape.hidden, shape.intermediate)
+    return shape.layers * [square, narrow, narrow, square, up, up, down]
+
+
+def linear_bytes(rows: int, columns: int, quantization: str | None, number: int = HALF) -> int:
+    """Return the bytes of one quantised layer, its scales included."""
+    weights = rows * columns
+    if quantization == "4bit":
+        scales = -(-weights // NF4_BLOCK)
+        return weights // 2 + scales + 4 * -(-scales // NF4_SCALES_PER_FLOAT)
+    if quantization == "8bit":
+        return weights + 4 * rows  # LLM.int8: one float32 scale for each row
+    return number * weights
+
+
+def projector_parameters(shape: Shape) -> int:
+    """Parameters of the projector: two linear layers with biases, and what else it may have."""
+    read = shape.features * shape.tower_hidden
+    linears = (read + 1 + shape.hidden + 1) * shape.hidden
+    return linears + 2 * read * shape.projector_norm + shape.hidden * shape.newline
+
+
+def tower_parameters(shape: Shape) -> int:
+    """Parameters of the tower, with its outer norms. Each norm has weight and bias.
+
+    CLIP has a class token; SigLIP has none, and a bias of the same size for its patches.
+    """
+    width, inner = shape.tower_hidden, shape.tower_intermediate
+    attention = 4 * (width * width + width)
+    feed_forward = 2 * width * inner + inner + width
+    layer = attention + feed_forward + 2 * 2 * width
+    embeddings = (3 * shape.patch**2 + shape.tower_positions + 1) * width  # patches, places, one
+    return embeddings + shape.tower_layers * layer + 2 * shape.tower_norms * width
+
+
+def kv_bytes_per_token(shape: Shape, number: int = HALF) -> int:
+    """Bytes that one token takes in the KV cache: a key and a value in every layer."""
+    return 2 * shape.layers * shape.kv_width * number
+
+
+def activation_bytes(shape: Shape, quantization: str | None, work: Work, number: int = HALF) -> int:
+    """Return the most that an answer needs beside weights and cache, at its first token.
+
+    That is the language model's prefill, or the tower's turn where that takes more than prefill
+    and cache together, as it may with many tiles: the tower is done before there is a cache.
+
+    The prefill is, for each token, four tensors as wide as the model (input, residual, norm,
+    output) and three as wide as the feed-forward part (gate, up, their product) or the six
+    of attention; in 4 bits the largest matrix, unpacked, and in 8 bits the product in int32.
+    The logits, in float32, are those of the last position.
+
+    Sources: `LlamaMLP` in transformers, `_dequant_linear_fallback` and `int8_scaled_mm` in
+    bitsandbytes. Attention's scores are left out: torch's fused attention does not hold them.
+    """
+    tokens = work.prefill_tokens(shape)
+    widest = max(3 * shape.intermediate, 6 * shape.hidden)
+    prefill = number * tokens * (4 * shape.hidden + widest)
+    if quantization == "4bit":
+        prefill += number * max(rows * columns for rows, columns in linear_shapes(shape))
+    if quantization == "8bit":
+        prefill += 4 * tokens * shape.intermediate
+    cache = work.tokens(shape) * kv_bytes_per_token(shape, number)
+    logits = FULL * work.batch * shape.vocabulary
+    return max(prefill, tower_bytes(shape, work, number) - cache) + logits
+
+
+def tower_bytes(shape: Shape, work: Work, number: int = HALF) -> int:
+    """Return what the tower's turn takes: the states of every layer and of every tile, and one
+    layer's feed-forward part.
+
+    transformers before 5.23 keeps all those states until it has chosen among them; later ones
+    keep the chosen alone, and need less than this. Sources: `CLIPMLP`, `get_image_features`.
+    """
+    positions = work.batch * work.images * shape.tiles * shape.tower_positions
+    hidden_states = positions * (shape.tower_layers + 1) * shape.tower_hidden
+    layer = positions * (3 * shape.tower_intermediate + 2 * shape.tower_hidden)
+    return number * (hidden_states + layer)

@@ -1,0 +1,436 @@
+"""What this machine can run: `check_gpu()` gives a verdict on each model, and the repairs.
+
+Nothing here installs or deletes: the report says what to do, and the person decides.
+"""
+
+from __future__ import annotations
+
+import html
+import platform
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from .catalog import ModelInfo, known_models
+from .errors import LlavaNbError
+from .machine import (
+    HIDDEN,
+    NO_DRIVER,
+    NO_GPU,
+    NO_PACKAGE,
+    Gpu,
+    attempt,
+    disk_free_bytes,
+    dotted,
+    free_ram_bytes,
+    place,
+    ram_bytes,
+    read_gpus,
+    versions,
+)
+from .repairs import plain
+from .sizes import format_gib
+
+__all__ = ["Gpu", "GpuReport", "Recommendation", "Verdict", "check_gpu", "compute_dtype_name"]
+__all__ += ["disk_free_bytes", "free_ram_bytes", "place", "ram_bytes", "recommend"]
+
+# The oldest versions that work here. transformers 5 renamed modules and arguments, and asks for
+# these versions of the other two itself.
+SUPPORTED = {"transformers": "5.0", "accelerate": "1.1.0", "bitsandbytes": "0.46.1"}
+# Of the compute capability, for NF4: "NVIDIA CUDA" in bitsandbytes' installation guide.
+LOWEST_CAPABILITY = (6, 0)
+PLACES = {"colab": "Google Colab", "kaggle": "Kaggle", "local": "local"}
+GPU_MENUS = {
+    "colab": "Runtime > Change runtime type > T4 GPU > Save, then Runtime > Run all",
+    "kaggle": "Settings > Accelerator > GPU T4 x2",
+}
+DRIVERS = "https://www.nvidia.com/drivers"
+TORCH_COMMANDS = "https://pytorch.org/get-started/locally/"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a model fits this machine, and by how much. Memory in bytes, None is unknown.
+
+    The memory is VRAM. Without a CUDA GPU it is RAM for the embedded model, and
+    unknown for the others, which need a GPU.
+    """
+
+    model: str
+    quantization: str | None
+    fits: bool
+    needed_bytes: int
+    free_bytes: int | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The short name of the model to take, and why, in one sentence with numbers."""
+
+    model: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.model}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class GpuReport:
+    """What `check_gpu` found. Memory in bytes; None is unknown or missing.
+
+    `gpus` are those that CUDA_VISIBLE_DEVICES leaves; `gpu_problem` says why there are
+    none. `driver_cuda` is the newest CUDA version the driver supports, `torch_cuda`
+    the one torch was built for, None for a CPU build and for ROCm (`torch_rocm`).
+    `torch_sees_gpu` is None unless torch was asked and answered; `torch_problem` says why it does
+    not see one. `str()` is text for a bug report: no names, paths, tokens or environment.
+    """
+
+    place: str = "local"
+    gpus: tuple[Gpu, ...] = ()
+    gpu_problem: str | None = None
+    driver: str | None = None
+    driver_cuda: str | None = None
+    torch_cuda: str | None = None
+    torch_rocm: str | None = None
+    torch_sees_gpu: bool | None = None
+    torch_problem: str | None = None
+    ram_total_bytes: int | None = None
+    ram_available_bytes: int | None = None
+    disk_free_bytes: int | None = None
+    versions: dict[str, str | None] = field(default_factory=dict, hash=False)
+    compute_dtype: str = "float32"
+    compute_dtype_reason: str = ""
+    verdicts: tuple[Verdict, ...] = ()
+    advice: tuple[str, ...] = ()
+
+    @property
+    def gpu(self) -> Gpu | None:
+        """The GPU to use: the one with the most free VRAM, of those that can be used."""
+        return max(self.gpus, key=lambda gpu: (not _unfit(gpu), gpu.free_bytes or 0), default=None)
+
+    @property
+    def gpu_name(self) -> str | None:
+        """The name of the GPU to use, such as "Tesla T4"."""
+        return self.gpu.name if self.gpu else None
+
+    @property
+    def capability(self) -> tuple[int, int] | None:
+        """Its compute capability, such as (7, 5)."""
+        return self.gpu.capability if self.gpu else None
+
+    @property
+    def vram_total_bytes(self) -> int | None:
+        """Its memory."""
+        return self.gpu.total_bytes if self.gpu else None
+
+    @property
+    def vram_free_bytes(self) -> int | None:
+        """What was free of its memory when the report was made."""
+        return self.gpu.free_bytes if self.gpu else None
+
+    @property
+    def driver_too_old(self) -> bool:
+        """Whether torch was built for a later major CUDA version than the driver supports.
+
+        A later minor version is no obstacle: NVIDIA's "CUDA minor version compatibility".
+        """
+        if not (self.torch_cuda and self.driver_cuda) or self.torch_sees_gpu:
+            return False
+        return _numbers(self.torch_cuda)[:1] > _numbers(self.driver_cuda)[:1]
+
+    @property
+    def no_cuda_reason(self) -> str | None:
+        """Why nothing runs on a GPU here, without a full stop; None where models would."""
+        torch, gpu = self.versions.get("torch"), self.gpu
+        if gpu is None:
+            return "there is no CUDA GPU"
+        if _unfit(gpu):
+            return _unfit(gpu)
+        if self.torch_sees_gpu:
+            return None
+        if self.versions and torch is None:
+            return f"torch, which would use the {gpu.name}, is not installed"
+        if self.torch_rocm:
+            return f"the installed torch {torch} is for AMD's GPUs and cannot use the {gpu.name}"
+        if self.torch_cuda is None and self.versions:
+            return f"the installed torch {torch} is a CPU build and cannot use the {gpu.name}"
+        if self.driver_too_old:
+            cuda, limit = self.torch_cuda, self.driver_cuda
+            return f"torch {torch} needs CUDA {cuda}, and the driver goes up to CUDA {limit}"
+        if self.torch_sees_gpu is False:
+            why = f" ({self.torch_problem})" if self.torch_problem else ""
+            return f"torch {torch} was asked and cannot use the {gpu.name}{why}"
+        return None
+
+    def __str__(self) -> str:
+        rows = [f"{f'[{mark}]':<7}{label:<15}{text}" for mark, label, text in _rows(self)]
+        steps = ["What to do:", *(f"- {step}" for step in self.advice)] if self.advice else []
+        return "\n".join(["llava_nb report", *rows, *steps])
+
+    def _repr_html_(self) -> str:
+        # No colours of its own: the page's suit its theme, be it light or dark.
+        cell = "<td style='text-align: left; vertical-align: top'>"
+        rows = (
+            "<tr>" + "".join(f"{cell}{html.escape(text)}</td>" for text in row) + "</tr>"
+            for row in _rows(self)
+        )
+        steps = "".join(f"<li>{html.escape(step)}</li>" for step in self.advice)
+        return f"<table>{''.join(rows)}</table>" + (f"What to do:<ul>{steps}</ul>" if steps else "")
+
+
+def check_gpu(*, ask_torch: bool = False) -> GpuReport:
+    """Look at this machine and say what it can run. Never raises for what it finds.
+
+    The driver's library is asked, which starts no CUDA, and waited for 10 seconds at the most.
+    `ask_torch=True` imports torch and asks whether it can use the GPU. Otherwise torch is imported
+    only where the driver leaves a gap: memory unknown, as on unified memory or of a GPU in parts,
+    or GPUs of several kinds, which CUDA numbers in an order of its own.
+    """
+    if not isinstance(ask_torch, bool):
+        raise LlavaNbError(f"ask_torch is {plain(repr(ask_torch))}; it is True or False.")
+    total, available = attempt(ram_bytes, (None, None))
+    report = GpuReport(
+        **vars(read_gpus(ask_torch)),
+        place=attempt(place, "local"),
+        ram_total_bytes=total,
+        ram_available_bytes=available,
+        disk_free_bytes=attempt(disk_free_bytes, None),
+        versions=attempt(versions, {}),
+    )
+    usable = report.gpu is not None and not _unfit(report.gpu)
+    dtype, reason = compute_dtype_name(report.capability if usable else None)
+    if usable and report.capability is None:
+        dtype, reason = "float16", "the compute capability is unknown, and every GPU has float16"
+    report = replace(report, compute_dtype=dtype, compute_dtype_reason=reason)
+    report = replace(report, verdicts=tuple(_judge(model, report) for model in known_models()))
+    return replace(report, advice=tuple(_repairs(report)))
+
+
+def recommend(report: GpuReport) -> Recommendation:
+    """Choose the largest model that fits the GPU of `report` in 4 bits; "tiny" without one.
+
+    Raises LlavaNbError for anything but a report.
+    """
+    if not isinstance(report, GpuReport):
+        kind = type(report).__name__
+        raise LlavaNbError(
+            f"recommend() takes what check_gpu() returns, not {kind}: recommend(check_gpu())."
+        )
+    embedded, *others = known_models()
+    smallest = f"{others[0].name} needs {format_gib(others[0].needs_vram_bytes)} of VRAM in 4 bits"
+    if report.no_cuda_reason:
+        return Recommendation(embedded.name, f"{report.no_cuda_reason}; {smallest}")
+    free, gpu = report.vram_free_bytes, report.gpu_name
+    if free is None:
+        return Recommendation(embedded.name, f"the free VRAM of the {gpu} is unknown; {smallest}")
+    fitting = [model for model in others if model.needs_vram_bytes <= free]
+    if not fitting:
+        reason = f"the {gpu} has only {format_gib(free)} of VRAM free; {smallest}"
+        return Recommendation(embedded.name, reason)
+    best = fitting[-1]
+    reason = (
+        f"it needs {format_gib(best.needs_vram_bytes)} of VRAM in 4 bits, "
+        f"and the {gpu} has {format_gib(free)} free"
+    )
+    larger = others[len(fitting) :]
+    if larger:
+        reason += f"; {larger[0].name} would need {format_gib(larger[0].needs_vram_bytes)}"
+    return Recommendation(best.name, reason)
+
+
+def compute_dtype_name(capability: tuple[int, int] | None) -> tuple[str, str]:
+    """Return the number format to compute in, by torch's name for it, and the reason.
+
+    `capability` is the GPU's compute capability, None without a CUDA GPU. GPUs have
+    bfloat16 units from 8.0 (Ampere) on: "Compute Capabilities" in NVIDIA's CUDA
+    programming guide.
+    """
+    if capability is None:
+        return "float32", "without a CUDA GPU the model computes on the CPU, in float32"
+    written = dotted(capability)
+    if tuple(capability) >= (8, 0):
+        return "bfloat16", f"compute capability {written} has bfloat16 units (from 8.0 on)"
+    return "float16", (
+        f"compute capability {written} has no bfloat16 units; "
+        "torch.cuda.is_bf16_supported() says True there and is wrong"
+    )
+
+
+def _judge(model: ModelInfo, report: GpuReport) -> Verdict:
+    """Compare what the model needs in 4 bits with what is free."""
+    needed, free, where = model.needs_vram_bytes, report.vram_free_bytes, "VRAM"
+    owner = f"the {report.gpu_name}"
+    if report.gpu is None or _unfit(report.gpu):
+        if model.hub_id:
+            why = f"needs {format_gib(needed)} of VRAM in 4 bits, and {report.no_cuda_reason}"
+            return Verdict(model.name, "4bit", False, needed, None, why)
+        free, where, owner = report.ram_available_bytes, "RAM", "this machine"
+    if free is None:
+        outcome = "cannot tell"
+    elif free >= needed:
+        outcome = f"fits with {format_gib(free - needed)} to spare"
+    else:
+        outcome = f"does not fit: {format_gib(needed - free)} short"
+    why = (
+        f"{outcome} (needs {format_gib(needed)} of {where} in 4 bits; "
+        f"{owner} has {format_gib(free)} free)"
+    )
+    return Verdict(model.name, "4bit", free is not None and free >= needed, needed, free, why)
+
+
+def _rows(report: GpuReport) -> Iterator[tuple[str, str, str]]:
+    """(mark, label, text) of each line: OK, -- (absent, and no fault) or FAIL (needs a repair)."""
+    where = PLACES.get(report.place, report.place)
+    yield "OK", "place", f"{where}, {platform.system()} {platform.machine()}"
+    yield from _gpu_rows(report)
+    yield "OK", "compute dtype", f"{report.compute_dtype}: {report.compute_dtype_reason}"
+    yield from _package_rows(report)
+    available, total = format_gib(report.ram_available_bytes), format_gib(report.ram_total_bytes)
+    yield _mark(report.ram_available_bytes), "RAM", f"{available} available of {total}"
+    yield _mark(report.disk_free_bytes), "disk", f"{format_gib(report.disk_free_bytes)} free"
+    for verdict in report.verdicts:
+        yield ("OK" if verdict.fits else "--"), verdict.model, verdict.why
+    yield "OK", "auto takes", str(recommend(report))
+
+
+def _gpu_rows(report: GpuReport) -> Iterator[tuple[str, str, str]]:
+    if not report.gpus:
+        mark = "--" if report.gpu_problem in (None, NO_DRIVER, NO_GPU) else "FAIL"
+        yield mark, "GPU", f"no CUDA GPU ({report.gpu_problem or 'none was found'})"
+        return
+    for gpu in report.gpus:
+        capability = dotted(gpu.capability) if gpu.capability else "unknown"
+        memory = f"{format_gib(gpu.free_bytes)} of VRAM free of {format_gib(gpu.total_bytes)}"
+        chosen = ", the one to use" if gpu is report.gpu and len(report.gpus) > 1 else ""
+        text = f"{gpu.name}, compute capability {capability}, {memory}{chosen}"
+        yield ("--" if _unfit(gpu) else "OK"), f"GPU {gpu.index}", text
+    limit = f", CUDA up to {report.driver_cuda}" if report.driver_cuda else ""
+    mark = "FAIL" if report.driver_too_old else _mark(report.driver)
+    yield mark, "driver", (report.driver or "unknown") + limit
+
+
+def _package_rows(report: GpuReport) -> Iterator[tuple[str, str, str]]:
+    built = f"CUDA {report.torch_cuda}" if report.torch_cuda else "CPU build"
+    built = f"ROCm {report.torch_rocm}" if report.torch_rocm else built
+    sees = {None: "", True: ", sees the GPU", False: ", sees no GPU"}[report.torch_sees_gpu]
+    for package, version in report.versions.items():
+        if version is None:
+            yield "FAIL", package, "not installed"
+            continue
+        is_torch = package == "torch"
+        old = _too_old(package, version)
+        note = ", ".join(filter(None, (version, is_torch and built + sees, old)))
+        is_broken = is_torch and report.gpu and report.no_cuda_reason
+        yield ("FAIL" if old or is_broken else "OK"), package, note
+
+
+def _mark(value: object) -> str:
+    return "--" if value is None else "OK"
+
+
+def _unfit(gpu: Gpu) -> str | None:
+    """Why no model runs on this GPU, however much memory it has."""
+    if gpu.problem:
+        return f"{gpu.problem}, and the {gpu.name} has {dotted(gpu.capability)}"
+    if gpu.capability and gpu.capability < LOWEST_CAPABILITY:
+        lowest, has = dotted(LOWEST_CAPABILITY), dotted(gpu.capability)
+        return f"4 bits need compute capability {lowest}, and the {gpu.name} has {has}"
+    return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: "2.11.0+cu128" is (2, 11, 0)."""
+    found = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(int(number) for number in found.group().split(".")) if found else ()
+
+
+def _too_old(package: str, version: str) -> str | None:
+    lowest = SUPPORTED.get(package)
+    if lowest is None or _numbers(version) >= _numbers(lowest):
+        return None
+    return f"{lowest} or later is supported"
+
+
+def _repairs(report: GpuReport) -> Iterator[str]:
+    """The steps for this report, the most important first; none where all is well."""
+    yield from _gpu_repairs(report) if report.gpu else _no_gpu_repairs(report)
+    if report.versions and report.versions.get("torch") is None:
+        yield "torch is not installed. Run: bash colab_setup.sh (or: pip install torch)"
+    if report.versions and report.versions.get("bitsandbytes") is None:
+        yield "bitsandbytes, which 4 and 8 bits need, is missing. Run: pip install bitsandbytes"
+    for package, lowest in SUPPORTED.items():
+        version = report.versions.get(package)
+        if version is None or _too_old(package, version) is None:
+            continue
+        fault = f"{package} {version} is older than {lowest}, the oldest that llava_nb supports."
+        if report.place == "colab" and package != "bitsandbytes":
+            yield (
+                f"{fault} Choose Runtime > Change runtime type > Runtime version > Latest, "
+                "then Runtime > Run all."
+            )
+        else:
+            yield f'{fault} Run: pip install "{package}>={lowest}", then start Python again.'
+
+
+def _no_gpu_repairs(report: GpuReport) -> Iterator[str]:
+    problem = report.gpu_problem or NO_DRIVER
+    if problem == HIDDEN:
+        yield f"{problem}: unset that variable and start Python again."
+    elif problem == NO_PACKAGE:
+        yield f"{problem}. Run: pip install nvidia-ml-py, then start Python again."
+    elif problem not in (NO_DRIVER, NO_GPU):
+        yield (
+            f"The GPU cannot be used: {problem}. Restart the machine; if that does not help, "
+            f"install the driver again from {DRIVERS}."
+        )
+    elif report.place in GPU_MENUS:
+        yield f"No GPU is attached. Choose {GPU_MENUS[report.place]}."
+    elif report.torch_rocm:
+        yield f"torch {report.versions.get('torch')} is for AMD's GPUs (ROCm) and finds none."
+    else:
+        yield (
+            f"{problem[0].upper()}{problem[1:]}. With an NVIDIA GPU in this machine, install the "
+            f"driver from {DRIVERS} and restart; without one, open the notebook in "
+            'Colab and choose a T4 GPU, or stay with the embedded model: load("tiny").'
+        )
+
+
+def _gpu_repairs(report: GpuReport) -> Iterator[str]:
+    torch, name = report.versions.get("torch"), report.gpu_name
+    free, total = report.vram_free_bytes, report.vram_total_bytes
+    if _unfit(report.gpu):
+        menu = GPU_MENUS.get(report.place)
+        other = f"Choose another GPU: {menu}" if menu else 'Stay with load("tiny")'
+        yield f"No model runs on the {name}: {_unfit(report.gpu)}. {other}." + (
+            f" Or install a torch for it, by the command from {TORCH_COMMANDS}."
+            if report.gpu.problem
+            else ""
+        )
+    elif report.driver_too_old:
+        yield (
+            f"torch was built for CUDA {report.torch_cuda}, and driver {report.driver} goes up to "
+            f"CUDA {report.driver_cuda}. Update the driver from {DRIVERS}, "
+            f"or take the command for an older CUDA version from {TORCH_COMMANDS}."
+        )
+    elif torch and not report.torch_sees_gpu and report.torch_cuda is None:
+        build = "for AMD's GPUs" if report.torch_rocm else "a CPU build"
+        yield (
+            f"The {name} is there, but torch {torch} is {build}. "
+            "Run: pip install --force-reinstall torch, then start Python again "
+            f"(on Windows, take the command from {TORCH_COMMANDS})."
+        )
+    elif torch and report.torch_sees_gpu is False:
+        why = f" ({report.torch_problem})" if report.torch_problem else ""
+        yield (
+            f"torch cannot use the {name}{why}. Start Python again (in a notebook, restart its "
+            f"runtime); if that does not help, install torch again by {TORCH_COMMANDS}."
+        )
+    # Where another process holds what the smallest model needs, say so.
+    needed = min(model.needs_vram_bytes for model in known_models() if model.hub_id)
+    if free is not None and total is not None and free < needed <= total:
+        yield (
+            f"{format_gib(total - free)} of {format_gib(total)} of VRAM are taken. Call "
+            "llava_nb.free_vram(), or restart the other notebook or process that holds them "
+            "(nvidia-smi lists it)."
+        )

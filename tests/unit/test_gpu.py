@@ -1,0 +1,595 @@
+"""check_gpu(): machines with every kind of GPU, driver and torch, described in a line each."""
+
+import importlib.metadata
+import importlib.util
+import subprocess
+import sys
+import time
+import types
+
+import psutil
+import pytest
+import torch
+
+from llava_nb import LlavaNbError, check_gpu, gpu, machine
+from llava_nb.gpu import GpuReport, compute_dtype_name, free_ram_bytes, recommend
+from llava_nb.sizes import GIB, format_gib
+
+T4 = {"name": "Tesla T4", "capability": (7, 5), "memory": (15 * GIB, 14 * GIB)}
+A100 = {"name": "NVIDIA A100-SXM4-40GB", "capability": (8, 0), "memory": (40 * GIB, 39 * GIB)}
+GB10 = {"name": "NVIDIA GB10", "capability": (12, 1), "memory": None}
+VERSIONS = {
+    "torch": "2.11.0+cu128",
+    "transformers": "5.15.0",
+    "accelerate": "1.14.0",
+    "bitsandbytes": "0.50.2",
+    "ipywidgets": "7.7.1",
+    "pillow": "11.3.0",
+    "requests": "2.32.4",
+}
+PLACE_VARIABLES = {"colab": "COLAB_RELEASE_TAG", "kaggle": "KAGGLE_KERNEL_RUN_TYPE", "local": None}
+
+
+class NVMLError_LibraryNotFound(Exception):
+    """As pynvml names it."""
+
+
+class Driver(types.ModuleType):
+    """In place of pynvml: GPUs as dicts; a fact that is None, or absent, is not supported."""
+
+    def __init__(self, gpus, error=None, version="550.54.15", cuda=12040, hang=0):
+        super().__init__("pynvml")
+        self.gpus, self.error, self.version, self.cuda, self.hang = gpus, error, version, cuda, hang
+
+    def nvmlInit(self):
+        time.sleep(self.hang)
+        if self.error:
+            raise self.error
+
+    def nvmlShutdown(self):
+        pass
+
+    def nvmlDeviceGetCount(self):
+        return len(self.gpus)
+
+    def nvmlDeviceGetHandleByIndex(self, index):
+        return self.gpus[index]
+
+    def nvmlSystemGetDriverVersion(self):
+        return known(self.version)
+
+    def nvmlSystemGetCudaDriverVersion(self):
+        return known(self.cuda)
+
+    def nvmlDeviceGetName(self, gpu):
+        return known(gpu.get("name"))
+
+    def nvmlDeviceGetUUID(self, gpu):
+        return known(gpu.get("uuid"))
+
+    def nvmlDeviceGetCudaComputeCapability(self, gpu):
+        return known(gpu.get("capability"))
+
+    def nvmlDeviceGetMigMode(self, gpu):
+        return known(gpu.get("mig")), 0
+
+    def nvmlDeviceGetMemoryInfo(self, gpu):
+        total, free = known(gpu.get("memory"))
+        used = gpu.get("used")
+        return types.SimpleNamespace(total=total, free=free, used=used)
+
+
+def known(fact):
+    if fact is None:
+        raise RuntimeError("Not Supported")
+    return fact
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch):
+    """No variable of this machine has a say."""
+    for name in ("COLAB_RELEASE_TAG", "COLAB_GPU", "KAGGLE_KERNEL_RUN_TYPE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.fixture
+def check(monkeypatch, tmp_path):
+    """check(gpus or error, torch_gpus=...) -> the report of such a machine."""
+
+    def run(*gpus, torch_gpus=None, place="colab", cuda="12.8", rocm=None, ask=False, **others):
+        error = gpus[0] if gpus and isinstance(gpus[0], Exception) else None
+        facts = {key: others[key] for key in ("version", "cuda_driver", "hang") if key in others}
+        if "cuda_driver" in facts:
+            facts["cuda"] = facts.pop("cuda_driver")
+        driver = Driver([] if error else list(gpus), error, **facts)
+        if not gpus:
+            driver.error = NVMLError_LibraryNotFound("NVML Shared Library Not Found")
+        monkeypatch.setitem(sys.modules, "pynvml", driver)
+        if PLACE_VARIABLES[place]:
+            monkeypatch.setenv(PLACE_VARIABLES[place], "1")
+        versions = VERSIONS | others.get("versions", {})
+        monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
+        (tmp_path / "version.py").write_text(f"cuda = {cuda!r}\nhip: Optional[str] = {rocm!r}\n")
+        spec = types.SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+        monkeypatch.setattr(torch.version, "hip", rocm)
+        memory = types.SimpleNamespace(total=13 * GIB, available=11 * GIB)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+        see(monkeypatch, torch_gpus, others.get("arches", []))
+        return check_gpu(ask_torch=ask)
+
+    return run
+
+
+def see(monkeypatch, gpus, arches):
+    """Let torch see these GPUs, or none."""
+    gpus = gpus or []
+
+    def properties(index):
+        total = gpus[index].get("size")
+        return types.SimpleNamespace(uuid=known(gpus[index].get("uuid"))[4:], total_memory=total)
+
+    stand_ins = {
+        "is_available": lambda: bool(gpus),
+        "device_count": lambda: len(gpus),
+        "get_device_name": lambda index: gpus[index]["name"],
+        "get_device_capability": lambda index: known(gpus[index].get("capability")),
+        "get_device_properties": properties,
+        "mem_get_info": lambda index: known(gpus[index].get("memory"))[::-1],
+        "get_arch_list": lambda: arches,
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+
+
+def seen(gpu, free_gib):
+    """The same GPU as torch sees it, with other figures of its memory."""
+    return gpu | {"memory": (120 * GIB, free_gib * GIB)}
+
+
+def verdict(report, model):
+    return next(each for each in report.verdicts if each.model == model)
+
+
+# What the driver tells
+
+
+def test_a_t4_in_colab_runs_13b_and_needs_no_repair(check):
+    report = check(T4)
+    assert (report.gpu_name, report.capability, report.gpu.index) == ("Tesla T4", (7, 5), 0)
+    assert (report.vram_total_bytes, report.vram_free_bytes) == T4["memory"]
+    assert (report.driver, report.driver_cuda) == ("550.54.15", "12.4")
+    assert [each.fits for each in report.verdicts] == [True, True, True]
+    assert report.compute_dtype == "float16" and report.advice == ()
+    assert "FAIL" not in str(report)
+
+
+def test_names_of_older_bindings_are_bytes(check):
+    assert check(T4 | {"name": b"Tesla T4"}).gpu_name == "Tesla T4"
+
+
+def test_free_is_the_total_without_what_is_used_where_it_is_unknown(check):
+    report = check(T4 | {"memory": (15 * GIB, None), "used": 4 * GIB})
+    assert report.vram_free_bytes == 11 * GIB
+
+
+def test_a_driver_that_tells_its_name_only_leaves_the_rest_unknown(check):
+    report = check({"name": "NVIDIA GB10"}, version=None, cuda_driver=None)
+    assert report.gpu == gpu.Gpu(0, "NVIDIA GB10", None, None, None)
+    assert (report.driver, report.driver_cuda) == (None, None)
+    assert "unknown" in str(report)
+
+
+@pytest.mark.parametrize("memory", [None, (0, 0), (None, None)])
+def test_memory_that_nobody_knows_fits_nothing_and_says_so(check, memory):
+    report = check(T4 | {"memory": memory}, torch_gpus=[T4 | {"memory": memory}])
+    assert not any(each.fits for each in report.verdicts)
+    assert "cannot tell" in verdict(report, "llava-1.5-7b").why
+    assert "free VRAM of the Tesla T4 is unknown" in recommend(report).reason
+
+
+def test_without_a_driver_only_the_embedded_model_fits(check):
+    report = check()
+    assert [each.model for each in report.verdicts if each.fits] == ["tiny"]
+    assert (report.compute_dtype, report.gpu_problem) == ("float32", "no NVIDIA driver was found")
+
+
+def test_an_error_in_the_text_shows_no_home_folder(check, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert '"~/lib: cannot open"' in str(check(OSError("/home/somebody/lib: cannot open")))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("GPU is lost"), AttributeError("x"), OSError()])
+def test_whatever_the_drivers_library_raises_is_the_problem(check, error):
+    report = check(error)
+    assert report.gpu_problem == f'the NVIDIA driver says "{error}"'
+    assert "GPU cannot be used" in report.advice[0] and "[FAIL] GPU" in str(report)
+
+
+def test_a_hanging_driver_is_given_up_and_not_asked_twice(check, monkeypatch):
+    monkeypatch.setattr(machine, "LIMIT_SECONDS", 0.2)
+    for _ in range(2):
+        report = check(T4, torch_gpus=[T4], hang=5, ask=True)
+        assert report.gpu_problem == "the NVIDIA driver gave no answer in 0.2 s"
+        assert report.torch_sees_gpu is None
+    assert "Restart the machine" in report.advice[0]
+    machine._waiting.clear()
+
+
+def test_bindings_that_are_not_installed_are_named(check, monkeypatch):
+    check(T4)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert "Run: pip install nvidia-ml-py" in check_gpu().advice[0]
+
+
+# What torch adds
+
+
+@pytest.mark.parametrize("ask", [False, True])
+def test_where_the_driver_leaves_a_gap_torch_fills_it(check, ask):
+    report = check(GB10, torch_gpus=[seen(GB10, 110)], ask=ask)
+    assert (report.vram_total_bytes, report.vram_free_bytes) == (120 * GIB, 110 * GIB)
+    assert recommend(report).model == "llava-1.5-13b" and report.torch_sees_gpu
+
+
+def test_the_total_is_known_where_torch_does_not_tell_what_is_free(check):
+    report = check(GB10, torch_gpus=[GB10 | {"size": 120 * GIB, "uuid": "GPU-1"}])
+    assert (report.vram_total_bytes, report.vram_free_bytes) == (120 * GIB, None)
+
+
+def test_torch_alone_is_enough(check):
+    report = check(torch_gpus=[T4], ask=True)
+    assert report.gpu_name == "Tesla T4" and report.gpu_problem is None
+    assert recommend(report).model == "llava-1.5-13b"
+
+
+def test_the_drivers_figure_counts_before_torch_took_its_share(check):
+    report = check(T4, torch_gpus=[T4 | {"memory": (15 * GIB, 13 * GIB)}], ask=True)
+    assert report.vram_free_bytes == 14 * GIB
+
+
+def test_of_a_gpu_in_parts_the_part_counts(check):
+    part = {"name": "NVIDIA A100 MIG 1g.5gb", "capability": (8, 0), "memory": (5 * GIB, 4 * GIB)}
+    report = check(A100 | {"mig": 1}, torch_gpus=[part])
+    assert (report.gpu_name, report.vram_free_bytes) == (part["name"], 4 * GIB)
+
+
+def test_gpus_of_several_kinds_are_numbered_as_torch_numbers_them(check):
+    t4, a100 = T4 | {"uuid": "GPU-aa"}, A100 | {"uuid": "GPU-bb"}
+    report = check(t4, a100, torch_gpus=[a100, t4])
+    assert [each.name for each in report.gpus] == [a100["name"], "Tesla T4"]
+    assert [each.free_bytes for each in report.gpus] == [39 * GIB, 14 * GIB]
+
+
+def test_a_torch_that_sees_none_is_believed(check):
+    report = check(T4, ask=True)
+    assert report.torch_sees_gpu is False and recommend(report).model == "tiny"
+    assert "torch cannot use the Tesla T4 (torch.cuda.is_available() is False)" in report.advice[0]
+
+
+def test_a_torch_that_breaks_on_import_does_not_raise(check, monkeypatch):
+    check(T4)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    report = check_gpu(ask_torch=True)
+    assert report.torch_sees_gpu is False and "ModuleNotFoundError" in report.torch_problem
+
+
+def test_a_hanging_torch_leaves_what_the_driver_said(check, monkeypatch):
+    check(T4, torch_gpus=[T4])
+    monkeypatch.setattr(machine, "LIMIT_SECONDS", 0.2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: time.sleep(5))
+    report = check_gpu(ask_torch=True)
+    assert (report.gpu_name, report.torch_sees_gpu) == ("Tesla T4", None)
+    assert report.torch_problem == "torch gave no answer in 0.2 s"
+    machine._waiting.clear()
+
+
+def test_amds_gpus_are_found_by_a_torch_for_them(check):
+    amd = {"name": "AMD Instinct MI300X", "capability": (9, 4), "memory": (192 * GIB, 190 * GIB)}
+    report = check(torch_gpus=[amd], cuda=None, rocm="7.0")
+    assert (report.gpu_name, report.capability, report.compute_dtype) == (
+        amd["name"],
+        None,
+        "float16",
+    )
+    assert "ROCm 7.0" in str(report)
+
+
+def test_a_torch_for_amd_cannot_use_a_t4(check):
+    report = check(T4, cuda=None, rocm="7.0")
+    assert "is for AMD's GPUs and cannot use the Tesla T4" in recommend(report).reason
+
+
+@pytest.mark.parametrize(
+    ("capability", "arches", "runs"),
+    [
+        ((6, 0), ["sm_75", "sm_80", "sm_120"], False),
+        ((6, 0), ["sm_50", "sm_60", "sm_75"], True),
+        ((8, 9), ["sm_80", "sm_90a"], True),
+        ((12, 1), ["sm_80", "sm_120"], True),
+        ((12, 1), ["sm_80", "compute_90"], True),
+        ((12, 1), ["sm_80", "sm_90"], False),
+    ],
+)
+def test_a_gpu_that_torch_has_no_code_for_is_not_taken(check, capability, arches, runs):
+    old = {"name": "Tesla P100", "capability": capability, "memory": (16 * GIB, 16 * GIB)}
+    report = check(old, torch_gpus=[old], arches=arches, ask=True, place="kaggle")
+    assert (report.no_cuda_reason is None) == runs
+    if not runs:
+        assert "compute capabilities" in recommend(report).reason
+        assert "Settings > Accelerator > GPU T4 x2" in report.advice[0]
+
+
+def test_a_gpu_too_old_for_4_bits_is_not_taken(check):
+    old = {"name": "GTX 980", "capability": (5, 2), "memory": (16 * GIB, 16 * GIB)}
+    report = check(old, place="local")
+    assert recommend(report).model == "tiny" and report.compute_dtype == "float32"
+    assert "4 bits need compute capability 6.0, and the GTX 980 has 5.2" in report.advice[0]
+    assert check(old, T4, torch_gpus=[old, T4]).gpu_name == "Tesla T4"
+
+
+# Which GPUs are visible
+
+SECOND = T4 | {"memory": (15 * GIB, 9 * GIB), "uuid": "GPU-5e"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "free_gib"),
+    [
+        (None, [14, 9]),
+        ("0,1", [14, 9]),
+        ("1", [9]),
+        (" 1 , 0", [9, 14]),
+        ("0,7,1", [14]),
+        ("0,-1,1", [14]),
+        ("0,x,1", [14]),
+        ("1,1", []),
+        ("GPU-5", [9]),
+        ("GPU-5e,GPU-3f2a9c", [9, 14]),
+        ("GPU-zz", []),
+        ("GPU-", []),
+        ("", []),
+        ("-1", []),
+    ],
+)
+def test_cuda_visible_devices_chooses_as_cuda_does(check, monkeypatch, choice, free_gib):
+    if choice is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", choice)
+    report = check(T4 | {"uuid": "GPU-3f2a9c"}, SECOND)
+    assert [each.free_bytes // GIB for each in report.gpus] == free_gib
+    assert [each.index for each in report.gpus] == list(range(len(free_gib)))
+    if not free_gib:
+        assert "CUDA_VISIBLE_DEVICES hides every GPU: unset that" in report.advice[0]
+
+
+@pytest.mark.parametrize("free", [(5, 14), (14, 5), (14, 14)])
+def test_of_two_gpus_the_one_with_more_free_vram_is_used(check, free):
+    report = check(*(T4 | {"memory": (15 * GIB, each * GIB)} for each in free))
+    assert report.gpu.index == free.index(max(free))
+    assert str(report).count("the one to use") == 1
+
+
+# Verdicts, repairs, text
+
+
+@pytest.mark.parametrize(
+    ("capability", "name", "reason"),
+    [
+        ((7, 5), "float16", "7.5 has no bfloat16 units; torch.cuda.is_bf16_supported"),
+        ((8, 0), "bfloat16", "8.0 has bfloat16"),
+        ((12, 1), "bfloat16", "12.1 has bfloat16"),
+        (None, "float32", "without a CUDA GPU"),
+    ],
+)
+def test_the_compute_dtype_follows_the_capability(capability, name, reason):
+    chosen, why = compute_dtype_name(capability)
+    assert chosen == name and reason in why
+
+
+def test_a_verdict_says_by_how_much_a_model_fits_or_not(check):
+    report = check(T4 | {"memory": (8 * GIB, 8 * GIB)})
+    seven, thirteen = verdict(report, "llava-1.5-7b"), verdict(report, "llava-1.5-13b")
+    assert seven.why.startswith(f"fits with {format_gib(8 * GIB - seven.needed_bytes)} to spare")
+    short = format_gib(thirteen.needed_bytes - 8 * GIB)
+    assert thirteen.why.startswith(f"does not fit: {short} short") and not thirteen.fits
+
+
+@pytest.mark.parametrize(
+    ("place", "menu"),
+    [
+        ("colab", "Runtime > Change runtime type > T4 GPU > Save, then Runtime > Run all"),
+        ("kaggle", "Settings > Accelerator > GPU T4 x2"),
+        ("local", "https://www.nvidia.com/drivers"),
+    ],
+)
+def test_without_a_gpu_the_advice_is_the_way_to_one(check, place, menu):
+    report = check(place=place)
+    assert menu in report.advice[0] and menu in str(report)
+    assert (place == "colab") == ("Runtime >" in str(report))
+
+
+OLD = {"transformers": "4.57.6"}
+TAKEN = T4 | {"memory": (15 * GIB, 2 * GIB)}
+
+
+@pytest.mark.parametrize(
+    ("found", "others", "advice"),
+    [
+        (T4, {"cuda": None}, "CPU build. Run: pip install --force-reinstall torch"),
+        (T4, {"cuda": "13.0"}, "driver 550.54.15 goes up to CUDA 12.4. Update the driver"),
+        (T4, {"versions": {"torch": None}}, "torch is not installed. Run: bash colab_setup.sh"),
+        (T4, {"versions": {"bitsandbytes": None}}, "pip install bitsandbytes"),
+        (T4, {"versions": OLD}, "Runtime version > Latest"),
+        (T4, {"versions": OLD, "place": "local"}, 'pip install "transformers>=5.0"'),
+        (T4, {"versions": {"bitsandbytes": "0.45.0"}}, 'pip install "bitsandbytes>=0.46.1"'),
+        (TAKEN, {}, "13.00 GiB of 15.00 GiB of VRAM are taken. Call llava_nb.free_vram()"),
+    ],
+)
+def test_every_fault_has_its_repair(check, found, others, advice):
+    report = check(found, **others)
+    assert len(report.advice) == 1, report.advice
+    assert advice in report.advice[0]
+
+
+def test_a_fault_is_marked_in_the_text(check):
+    lines = str(check(T4, cuda=None, versions=OLD)).splitlines()
+    failed = [line.split()[1] for line in lines if line.startswith("[FAIL]")]
+    assert failed == ["torch", "transformers"]
+
+
+def test_a_later_minor_cuda_version_is_no_fault(check):
+    assert check(T4, cuda="12.8").no_cuda_reason is None
+
+
+def test_html_escapes_and_brings_no_colours(check):
+    page = check(RuntimeError("<img src=x onerror=alert(1)>"))._repr_html_()
+    assert "<img" not in page and "&lt;img" in page
+    assert "color" not in page and "background" not in page
+
+
+def test_html_and_text_hold_the_same_lines(check):
+    report = check(T4)
+    assert report._repr_html_().count("<tr>") == len(str(report).splitlines()) - 1
+
+
+def test_a_report_is_frozen_and_can_be_hashed(check):
+    report = check(T4)
+    with pytest.raises(AttributeError):
+        report.place = "moon"
+    assert isinstance(hash(report), int)
+
+
+def test_the_text_holds_no_name_path_or_token(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "somebody"))
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    report = check_gpu()
+    for secret in ("somebody", "hf_secret", str(tmp_path)):
+        assert secret not in str(report) + report._repr_html_()
+
+
+def test_check_gpu_reports_even_where_every_probe_fails(check, monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("broken")
+
+    check(RuntimeError("broken"))
+    monkeypatch.setattr(psutil, "virtual_memory", broken)
+    monkeypatch.setattr(importlib.util, "find_spec", broken)
+    monkeypatch.setattr(importlib.metadata, "version", broken)
+    monkeypatch.setattr(machine.shutil, "disk_usage", broken)
+    monkeypatch.setattr(machine, "PROC", machine.Path("/no such folder"))
+    report = check_gpu()
+    assert (report.gpu, report.ram_total_bytes, report.disk_free_bytes) == (None, None, None)
+    assert "unknown" in str(report) and free_ram_bytes() is None
+
+
+@pytest.mark.parametrize("answer", ["yes", 1, None, [True]])
+def test_a_wrong_argument_is_named(answer):
+    with pytest.raises(LlavaNbError, match=r"ask_torch is .*; it is True or False"):
+        check_gpu(ask_torch=answer)
+
+
+# Which model to take
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "chosen"),
+    [(14.7, "llava-1.5-13b"), (11, "llava-1.5-13b"), (10, "llava-1.5-7b"), (6.5, "llava-1.5-7b")],
+)
+def test_the_largest_that_fits_is_recommended(check, free_gib, chosen):
+    recommendation = recommend(check(T4 | {"memory": (15 * GIB, int(free_gib * GIB))}))
+    assert recommendation.model == chosen, recommendation.reason
+    assert f"Tesla T4 has {free_gib:.2f} GiB free" in recommendation.reason
+
+
+def test_a_smaller_choice_says_what_the_larger_needs(check):
+    report = check(T4 | {"memory": (8 * GIB, 8 * GIB)})
+    assert "llava-1.5-13b would need 10.19 GiB" in recommend(report).reason
+    assert "llava-1.5-13b would need 10.19 GiB" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "others", "reason"),
+    [
+        ([], {}, "there is no CUDA GPU; llava-1.5-7b needs 6.18 GiB"),
+        ([T4 | {"memory": (15 * GIB, 3 * GIB)}], {}, "has only 3.00 GiB of VRAM free"),
+        ([T4], {"cuda": None}, "torch 2.11.0+cu128 is a CPU build and cannot use"),
+        ([T4], {"versions": {"torch": None}}, "torch, which would use the Tesla T4, is not inst"),
+        ([T4], {"ask": True}, "was asked and cannot use the Tesla T4"),
+        ([T4], {"cuda": "13.0"}, "the driver goes up to CUDA 12.4"),
+    ],
+)
+def test_without_a_usable_gpu_the_embedded_model_is_recommended(check, gpus, others, reason):
+    recommendation = recommend(check(*gpus, **others))
+    assert recommendation.model == "tiny" and reason in recommendation.reason
+
+
+@pytest.mark.parametrize("report", [None, "tiny", {}, GpuReport])
+def test_what_is_no_report_is_refused(report):
+    with pytest.raises(LlavaNbError, match=r"recommend\(check_gpu\(\)\)"):
+        recommend(report)
+
+
+# RAM and disk
+
+
+@pytest.fixture
+def files(monkeypatch, tmp_path):
+    """A /proc and a /sys/fs/cgroup that tests fill; the host has 13 GiB, of which 11 are free."""
+    monkeypatch.setattr(machine, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(machine, "CGROUP", tmp_path / "cgroup")
+    memory = types.SimpleNamespace(total=13 * GIB, available=11 * GIB)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+
+    def write(path, text):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(str(text))
+
+    return write
+
+
+def test_a_cgroup_2_limit_counts_and_cached_files_are_free(files):
+    files("proc/self/cgroup", "0::/box/inner\n")
+    files("cgroup/box/memory.max", 8_000_000_000)  # the limit may be on a folder around
+    files("cgroup/box/memory.current", 5_000_000_000)
+    files("cgroup/box/memory.stat", "anon 1\ninactive_file 4000000000\n")
+    files("cgroup/box/inner/memory.max", "max\n")
+    assert gpu.ram_bytes() == (8_000_000_000, 7_000_000_000)
+
+
+def test_a_cgroup_1_limit_counts(files):
+    files("proc/self/cgroup", "5:cpuset:/\n4:memory:/gone\n0::/\n")
+    files("cgroup/memory/memory.limit_in_bytes", 4_000_000_000)
+    files("cgroup/memory/memory.usage_in_bytes", 1_000_000_000)
+    files("cgroup/memory/memory.stat", "cache 7\ntotal_inactive_file 200000000\n")
+    assert gpu.ram_bytes() == (4_000_000_000, 3_200_000_000)
+
+
+@pytest.mark.parametrize("text", ["4:memory:/\n", "garbage", ""])
+def test_without_a_limit_the_ram_is_the_hosts(files, text):
+    files("proc/self/cgroup", text)
+    files("cgroup/memory/memory.limit_in_bytes", 9223372036854771712)
+    files("cgroup/memory/memory.usage_in_bytes", 1)
+    files("cgroup/memory/memory.stat", "")
+    assert gpu.ram_bytes() == (13 * GIB, 11 * GIB)
+    assert free_ram_bytes() == 11 * GIB
+
+
+def test_disk_is_that_of_the_cache_or_its_nearest_parent(monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "not" / "there" / "yet"))
+    asked = []
+    usage = machine.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: asked.append(path) or usage)
+    assert gpu.disk_free_bytes() == usage.free and asked == [tmp_path]
+
+
+def test_reading_facts_imports_no_heavy_package():
+    heavy = "{'torch', 'transformers', 'bitsandbytes', 'ipywidgets', 'matplotlib', 'PIL'}"
+    code = (
+        "import sys, llava_nb; str(llava_nb.check_gpu()); "
+        f"print(sorted({heavy} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
