@@ -16,7 +16,7 @@ from .lazy import on_first_use
 __version__ = "0.1.0"
 
 _HOMES = {
-    "check_gpu": "runtime",
+    "check_gpu": "gpu",
     "load": "loading",
     "estimate_vram": "estimate",
     "vram_report": "vram",

@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _report() -> int:
-    from .runtime import check_gpu
+    from .gpu import check_gpu
 
     print(check_gpu())
     return 0

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .catalog import all_models, all_names, find, recommend
+from .catalog import all_models, all_names, find
 from .errors import ModelError
+from .gpu import check_gpu, recommend
 from .refusals import check_parts, check_transformers_layout, is_original
-from .runtime import check_gpu
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = tuple(f"{name}.index.json" for name in WEIGHT_FILES)

@@ -12,12 +12,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import catalog, nvidia, parts
+from . import catalog, sizes
 from .bars import stacked_bar, table
 from .errors import ModelError, PromptError
-from .parts import ACTIVATIONS, CACHE, CONTEXT, ROOM, WEIGHTS, Work, vram_parts
-from .runtime import check_gpu
-from .sizes import IN_WORDS, QUANTIZATIONS, Shape, format_gib, kv_bytes_per_token, shape_of
+from .gpu import check_gpu, recommend
+from .sizes import (
+    ACTIVATIONS,
+    CACHE,
+    CONTEXT,
+    IN_WORDS,
+    QUANTIZATIONS,
+    ROOM,
+    WEIGHTS,
+    Shape,
+    Work,
+    format_gib,
+    kv_bytes_per_token,
+    shape_of,
+    vram_parts,
+)
 
 if TYPE_CHECKING:
     from .llava import Llava
@@ -92,7 +105,7 @@ class VramEstimate:
         return f"{self.title}\n{table([row for row in rows if row[0] != CONTEXT or row[1]])}"
 
     def _repr_html_(self) -> str:
-        gpu = max(nvidia.read().gpus, key=lambda each: each.total_bytes or 0, default=None)
+        gpu = max(check_gpu().gpus, key=lambda each: each.total_bytes or 0, default=None)
         name, whole = (gpu.name, gpu.total_bytes) if gpu else (T4_NAME, None)
         beside = "" if gpu else "; this machine has no GPU, so the bar is drawn against a T4"
         whole = whole or T4_BYTES
@@ -108,8 +121,8 @@ def estimate_vram(
     *,
     quantization: str | None = "4bit",
     images: int = 1,
-    prompt_tokens: int = parts.PROMPT_TOKENS,
-    max_new_tokens: int = parts.ANSWER_TOKENS,
+    prompt_tokens: int = sizes.PROMPT_TOKENS,
+    max_new_tokens: int = sizes.ANSWER_TOKENS,
     batch_size: int = 1,
 ) -> VramEstimate:
     """Estimate the VRAM that a model takes to answer, without its weights.
@@ -130,7 +143,7 @@ def estimate_vram(
         from .quantise import check_choice
 
         check_choice(quantization)
-    number, context = parts.HALF, parts.CUDA_CONTEXT
+    number, context = sizes.HALF, sizes.CUDA_CONTEXT
     if isinstance(model, (str, Path)):
         name, shape, holds = _described(model, quantization)
     else:
@@ -181,7 +194,7 @@ def _described(model: str | Path, quantization: str | None) -> tuple[str, Shape,
     """Return the name, the shape and the context of a model that is not loaded."""
     known = {name.casefold() for name in catalog.all_names()}
     if model == "auto":
-        model = catalog.recommend(check_gpu(ask_torch=True)).model
+        model = recommend(check_gpu(ask_torch=True)).model
     if isinstance(model, str) and model.strip().casefold() in known:
         entry = catalog.find(model)
         return entry.name, entry.shape, entry.context_tokens

@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from .checkpoints import Checkpoint, locate, read_config
 from .errors import ModelError
 from .fast import speed_up
+from .gpu import check_gpu, compute_dtype_name
 from .heap import large_blocks_apart
 from .layouts import find_source
 from .llava import Llava
@@ -36,7 +37,6 @@ from .quantise import (
     stored_quantization,
 )
 from .reading import read_network
-from .runtime import check_gpu, compute_dtype_name
 from .scales import keep_scales
 
 _loaded: dict[tuple, Llava] = {}  # at most one

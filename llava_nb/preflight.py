@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 from . import sizes
 from .catalog import known_models
 from .errors import DoesNotFitError
-from .facts import disk_free_bytes
-from .runtime import check_gpu, free_ram_bytes
+from .gpu import check_gpu, disk_free_bytes, free_ram_bytes
 from .sizes import IN_WORDS, Shape, format_gib, shape_of
 from .weight_files import WeightFiles, weight_files
 

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from .errors import ModelError
-from .shapes import TILED
+from .sizes import TILED
 from .spelling import Spelling
 from .templates import published_template, settle_template, style_of
 from .tiles import build_tiled

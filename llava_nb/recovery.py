@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .catalog import known_models
 from .errors import OutOfVramError
-from .facts import ram_bytes
+from .gpu import ram_bytes
 from .heap import give_back_holes
 from .holders import forget_exceptions, forget_frames
 from .peaks import own_ram_bytes

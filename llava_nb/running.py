@@ -23,12 +23,12 @@ from .answer import Answer
 from .fast import layers_in_use
 from .generation import AnswerStream
 from .inputs import Request
-from .parts import ANSWER_TOKENS
 from .peaks import Peak, peak_on
 from .preallocated import KeysAndValues, Room
 from .prefix_cache import CACHE_ARGUMENT, Prefix, take_layers
 from .recovery import is_out_of_memory, or_out_of_vram, smaller_steps
 from .settings import Stop, StopWhen
+from .sizes import ANSWER_TOKENS
 
 if TYPE_CHECKING:
     from transformers import DynamicCache

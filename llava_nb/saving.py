@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from .checkpoints import check_folder, previous_copy
 from .errors import DoesNotFitError, ModelError
-from .facts import disk_free_bytes
+from .gpu import disk_free_bytes
 from .quantise import stored_quantization
 from .replacing import remove_leftovers, replacing
 from .scales import restore_scales

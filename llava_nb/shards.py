@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from .errors import DoesNotFitError, ModelError
-from .facts import ram_bytes
+from .gpu import ram_bytes
 from .sizes import GIB, format_gib
 
 ZIP_START = b"PK\x03\x04"

@@ -14,10 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .bars import stacked_bar, table
-from .facts import ram_bytes
-from .parts import CUDA_CONTEXT, WEIGHTS
+from .gpu import ram_bytes
 from .peaks import own_ram_bytes
-from .sizes import IN_WORDS, kv_bytes_per_token, shape_of
+from .sizes import CUDA_CONTEXT, IN_WORDS, WEIGHTS, kv_bytes_per_token, shape_of
 
 if TYPE_CHECKING:
     from .llava import Llava

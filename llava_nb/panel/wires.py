@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from ..errors import LlavaNbError
-from ..facts import place
+from ..gpu import place
 from ..repairs import plain
 from . import events, html, record
 from .data import Entry

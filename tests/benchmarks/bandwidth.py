@@ -13,8 +13,7 @@ import torch
 from in_turn import clocked
 
 from llava_nb.llava import Llava
-from llava_nb.parts import kv_bytes_per_token, weights_by_part
-from llava_nb.sizes import GIB, shape_of
+from llava_nb.sizes import GIB, kv_bytes_per_token, shape_of, weights_by_part
 
 READ_PER_TOKEN = ("language model", "head")  # of the embeddings it is one row
 BLOCK_BYTES = {"cuda": 2 * GIB, "cpu": GIB // 4}  # far more than any cache of a processor holds

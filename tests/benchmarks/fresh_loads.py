@@ -14,7 +14,7 @@ from load_memory_table import Limited
 from memory_limit import NoLimitError, limited
 from process_memory import Run, run_watched
 
-from llava_nb.facts import disk_free_bytes
+from llava_nb.gpu import disk_free_bytes
 from llava_nb.sizes import GIB, format_gib
 
 REFUSAL = "DoesNotFitError"  # what load() raises if its check says no

@@ -38,7 +38,7 @@ from load_on_gpu import SHAPES
 from process_memory import Run, run_watched
 from random_model import scaled_down
 
-from llava_nb.runtime import check_gpu, free_ram_bytes
+from llava_nb.gpu import check_gpu, free_ram_bytes
 from llava_nb.sizes import Shape, format_gib, needed_ram_bytes, needed_vram_bytes
 
 CHILD = Path(__file__).with_name("vram_once.py")

@@ -28,7 +28,7 @@ from fresh_loads import check_disk, load_fresh
 from load_memory_table import about, write_results
 
 from llava_nb.catalog import find
-from llava_nb.runtime import check_gpu
+from llava_nb.gpu import check_gpu
 from llava_nb.sizes import (
     FULL,
     GIB,

@@ -38,9 +38,8 @@ from transformers.cache_utils import DynamicLayer
 from vram_on_paper_table import Count, markdown, verdicts
 
 from llava_nb import estimate_vram, open_image, preallocated
-from llava_nb.parts import CONTEXT
 from llava_nb.pictures import example_picture
-from llava_nb.sizes import Shape
+from llava_nb.sizes import CONTEXT, Shape
 
 STORED = {"4bit": "4bit", "8bit": "8bit", "none": None}
 QUESTION = "Describe this picture."

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from gpu_vram_table import ANSWER_TOKENS, APART, BELOW
 from load_memory_table import about
 
-from llava_nb.parts import CUDA_CONTEXT
-from llava_nb.sizes import GIB, format_gib
+from llava_nb.sizes import CUDA_CONTEXT, GIB, format_gib
 
 HEAD = (
     "| model | stored | keys and values | when | foretold | allocated | apart % | reserved |"

@@ -28,7 +28,7 @@ QUESTION = "Describe this picture."
 def estimate(llava: Any, question_tokens: int, new_tokens: int) -> dict[str, int]:
     """Return what `estimate_vram` says of one picture and such an answer, in bytes."""
     from llava_nb import estimate_vram
-    from llava_nb.parts import CONTEXT
+    from llava_nb.sizes import CONTEXT
 
     found = estimate_vram(llava, prompt_tokens=question_tokens, max_new_tokens=new_tokens)
     context = found.parts[CONTEXT]

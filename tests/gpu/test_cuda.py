@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from llava_nb import check_gpu, load
+from llava_nb.gpu import compute_dtype_name
 from llava_nb.pictures import SEEDS, example_picture, scene_of
-from llava_nb.runtime import compute_dtype_name
 from llava_nb.tiny.questions import describe_scene
 from llava_nb.tiny.scenes import draw, sample_scene
 

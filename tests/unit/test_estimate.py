@@ -15,10 +15,11 @@ from bitsandbytes import functional
 from live_tensors import LiveTensors
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from llava_nb import ModelError, PromptError, catalog, estimate, estimate_vram, load, nvidia, sizes
+from llava_nb import ModelError, PromptError, catalog, estimate, estimate_vram, load, sizes
+from llava_nb.gpu import Gpu, GpuReport
 from llava_nb.loading import release
-from llava_nb.nvidia import Gpu, Reading
-from llava_nb.parts import (
+from llava_nb.sizes import (
+    GIB,
     WEIGHTS,
     Work,
     activation_bytes,
@@ -26,8 +27,6 @@ from llava_nb.parts import (
     tower_bytes,
     weights_by_part,
 )
-from llava_nb.report import GpuReport
-from llava_nb.sizes import GIB
 from llava_nb.vram import bytes_by_part
 
 PARITY = Path(__file__).parents[1] / "data" / "parity"
@@ -336,7 +335,7 @@ def gpu(monkeypatch):
 
     def set_gpu(name, gib=0):
         gpus = () if name is None else (Gpu(0, name, (8, 0), int(gib * GIB), None),)
-        monkeypatch.setattr(nvidia, "read", lambda: Reading(gpus))
+        monkeypatch.setattr(estimate, "check_gpu", lambda: GpuReport(gpus=gpus))
 
     return set_gpu
 

@@ -11,8 +11,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from llava_nb import catalog, load, preflight, sizes
 from llava_nb.errors import DoesNotFitError
-from llava_nb.nvidia import Gpu
-from llava_nb.report import GpuReport
+from llava_nb.gpu import Gpu, GpuReport
 from llava_nb.sizes import FULL, GIB, shape_of
 
 SEVEN, THIRTEEN, TINY = (catalog.find(name) for name in ("llava-1.5-7b", "llava-1.5-13b", "tiny"))

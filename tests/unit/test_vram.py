@@ -8,10 +8,9 @@ import pytest
 import torch
 from fake_cuda import FakeCuda, install
 
-from llava_nb import facts, load, vram, vram_report
+from llava_nb import gpu, load, vram, vram_report
 from llava_nb.loading import release
-from llava_nb.parts import CUDA_CONTEXT, WEIGHTS
-from llava_nb.sizes import GIB
+from llava_nb.sizes import CUDA_CONTEXT, GIB, WEIGHTS
 from llava_nb.vram import VramReport, bytes_by_part
 
 linux_only = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
@@ -153,4 +152,4 @@ def test_a_report_is_escaped():
 
 def test_total_ram_is_that_of_check_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert vram_report().total_bytes == facts.ram_bytes()[0]
+    assert vram_report().total_bytes == gpu.ram_bytes()[0]

@@ -21,10 +21,13 @@ from on_paper import OnPaper, answering  # noqa: E402
 from vram_on_paper_table import Count, markdown, verdicts  # noqa: E402
 
 from llava_nb import open_image, preallocated  # noqa: E402
-from llava_nb.parts import linear_bytes, weights_by_part  # noqa: E402
 from llava_nb.pictures import example_picture  # noqa: E402
 from llava_nb.preallocated import PreallocatedLayer  # noqa: E402
-from llava_nb.sizes import GIB  # noqa: E402
+from llava_nb.sizes import (  # noqa: E402
+    GIB,  # noqa: E402
+    linear_bytes,
+    weights_by_part,
+)
 
 FEW = {name: replace(shape, layers=2, tower_layers=2) for name, shape in SHAPES.items()}
 KIB = 1024
