@@ -366,3 +366,15 @@ def disk_free_bytes(folder: str | Path | None = None) -> int | None:
         return shutil.disk_usage(here).free
     except OSError:
         return None
+
+
+def own_ram_bytes(process: psutil.Process | None = None) -> tuple[int | None, int | None]:
+    """Return what belongs to this process alone, and all that it has in RAM; None if unknown.
+
+    The second has mapped files and shared memory too, which the system can take back. Where it does
+    not tell them apart (macOS, Windows), both are the same.
+    """
+    memory = attempt(lambda: (process or psutil.Process()).memory_info(), None)
+    if memory is None:
+        return None, None
+    return memory.rss - getattr(memory, "shared", 0), memory.rss

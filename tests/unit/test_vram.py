@@ -8,10 +8,11 @@ import pytest
 import torch
 from fake_cuda import FakeCuda, install
 
-from llava_nb import gpu, load, vram, vram_report
+from llava_nb import LlavaNbError, load, vram_report
 from llava_nb.loading import release
 from llava_nb.sizes import CUDA_CONTEXT, GIB, WEIGHTS
-from llava_nb.vram import VramReport, bytes_by_part
+from llava_nb.vram import report as vram
+from llava_nb.vram.report import VramReport, bytes_by_part
 
 linux_only = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
 
@@ -101,6 +102,21 @@ def test_without_a_model_there_are_no_parts(monkeypatch):
     assert "no model loaded" in str(report) and "more tokens" not in str(report)
 
 
+def test_the_model_loaded_last_is_the_one_reported(tiny, tiny_folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert vram_report().model == "tiny in 4 bits"
+    other = load(tiny_folder, quantization=None)
+    assert vram_report().model == "copy unquantised"
+    other.close()
+    assert vram_report(load("tiny")).model == vram_report().model == "tiny in 4 bits"
+
+
+@pytest.mark.parametrize("llava", ["tiny", 3, Path("tiny"), {}, torch.nn.Linear(1, 1)])
+def test_what_is_no_model_is_refused(llava):
+    with pytest.raises(LlavaNbError, match=r"takes a loaded model, not .*load\("):
+        vram_report(llava)
+
+
 def test_a_closed_model_has_no_parts(tiny):
     tiny.close()
     assert vram_report(tiny).model is None
@@ -152,4 +168,4 @@ def test_a_report_is_escaped():
 
 def test_total_ram_is_that_of_check_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert vram_report().total_bytes == gpu.ram_bytes()[0]
+    assert vram_report().total_bytes == vram.ram_bytes()[0]

@@ -1,0 +1,284 @@
+"""`vram_report()`: where the memory is at this moment, by part of the loaded model.
+
+On a machine without a GPU the same in RAM.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..errors import ModelError
+from ..machine import own_ram_bytes, ram_bytes
+from ..sizes import CUDA_CONTEXT, GIB, IN_WORDS, WEIGHTS, format_gib, kv_bytes_per_token, shape_of
+from . import open_engines
+
+# Where a weight belongs, by the start of its name; the rest is the language model.
+_STARTS = {
+    "model.vision_tower.": "vision tower",
+    "model.multi_modal_projector.": "projector",
+    "model.language_model.embed_tokens.": "embeddings",
+    "lm_head.": "head",
+}
+REMEMBERED = "pictures and words kept"  # what need not be read again
+# What this process has beside the model: in use, and not in use.
+_OTHERS = {
+    "VRAM": ("other tensors", "kept by torch unused"),
+    "RAM": ("the rest of this process", "mapped files"),
+}
+
+# Hues far apart, each light enough for dark themes and dark enough for light ones. Text has no
+# colour of its own: the page's suits its theme.
+HUES = (210, 30, 130, 280, 0, 175, 55, 320, 90, 245)
+FREE = "hsla(0, 0%, 50%, 0.15)"
+
+
+@dataclass(frozen=True)
+class VramReport:
+    """Where the memory is, in bytes; None is unknown.
+
+    `memory` is "VRAM", or "RAM" where no GPU can be used; `owner` is the GPU's name, or
+    "this machine". `allocated_bytes` are in use by this process: by torch's tensors, or
+    in RAM what belongs to the process alone. `reserved_bytes` are what the process has
+    taken: with what torch keeps for later, or in RAM with mapped files. `context_bytes`
+    is CUDA's own, an allowance. `others_bytes` is what is left of the total: other
+    processes. `parts` are the tensors of the loaded model, and what it remembers of
+    pictures. `tokens_that_fit` is what is free, or kept by torch unused, by the KV cache of
+    a token.
+    """
+
+    memory: str
+    owner: str
+    total_bytes: int | None
+    free_bytes: int | None
+    allocated_bytes: int | None
+    reserved_bytes: int | None
+    context_bytes: int = 0
+    others_bytes: int | None = None
+    model: str | None = None
+    parts: dict[str, int] = field(default_factory=dict, hash=False)
+    kv_bytes_per_token: int | None = None
+    tokens_that_fit: int | None = None
+
+    @property
+    def rows(self) -> list[tuple[str, int]]:
+        """What is taken, by name, as far as it is known; together with what is free, the total."""
+        other, kept = _OTHERS[self.memory]
+        rows = list(self.parts.items())
+        if self.allocated_bytes is not None:
+            rows.append((other, max(self.allocated_bytes - sum(self.parts.values()), 0)))
+            rows.append((kept, max(self.reserved_bytes - self.allocated_bytes, 0)))
+        if self.context_bytes:
+            rows.append(("CUDA context", self.context_bytes))
+        if self.others_bytes is not None:
+            rows.append(("other processes", self.others_bytes))
+        return rows
+
+    @property
+    def title(self) -> str:
+        """What was looked at, in one line."""
+        loaded = self.model or "no model loaded"
+        where = f"{self.memory} of {'the ' if self.memory == 'VRAM' else ''}{self.owner}"
+        no_gpu = "" if self.memory == "VRAM" else "; there is no GPU that torch can use"
+        return f"{where}: {loaded}{no_gpu}"
+
+    @property
+    def room(self) -> str:
+        """How many tokens still fit, in a sentence; empty without a model."""
+        if self.tokens_that_fit is None:
+            return ""
+        return f"{self.tokens_that_fit:,} more tokens of prompt and answer fit."
+
+    def __str__(self) -> str:
+        note = {"CUDA context": "an allowance"}
+        rows = [(name, count, note.get(name, "")) for name, count in self.rows]
+        rows += [("free", self.free_bytes, ""), ("", None, ""), ("total", self.total_bytes, "")]
+        return "\n".join(filter(None, [self.title, table(rows), self.room]))
+
+    def _repr_html_(self) -> str:
+        whole = self.total_bytes or sum(count for _, count in self.rows)
+        return stacked_bar(self.title, self.rows, whole, self.owner, self.room)
+
+
+def vram_report(llava: Any = None) -> VramReport:
+    """Say where the memory of the GPU is, or of this machine if it has none.
+
+    `llava` is a loaded model, by default the one loaded last that is still open, if any. Looks at
+    the GPU that the model is on, else at torch's current one, and starts CUDA for that. Raises
+    ModelError for anything but a model.
+    """
+    import torch
+
+    engine = _engine_of(llava)
+    about: dict[str, Any] = {}
+    network = None
+    if engine is not None and not engine.closed:
+        network = engine.network
+        about["model"] = f"{engine.name} {IN_WORDS[engine.quantization]}"
+        about["parts"] = bytes_by_part(network)
+        if engine.prefixes.nbytes:
+            about["parts"][REMEMBERED] = engine.prefixes.nbytes
+        shape = shape_of(network.config)
+        about["kv_bytes_per_token"] = kv_bytes_per_token(shape, network.dtype.itemsize)
+    on_gpu = torch.cuda.is_available() and (network is None or network.device.type == "cuda")
+    report = _on_gpu(network, about) if on_gpu else _in_ram(about)
+    if report.kv_bytes_per_token is None or report.free_bytes is None:
+        return report
+    unused = report.reserved_bytes - report.allocated_bytes if on_gpu else 0
+    fit = (report.free_bytes + unused) // report.kv_bytes_per_token
+    return replace(report, tokens_that_fit=fit)
+
+
+def _engine_of(llava: Any) -> Any:
+    """Return the engine of a model, or of the newest one that is open, or None."""
+    if llava is None:
+        return next(reversed(open_engines()), None)
+    engine = getattr(llava, "engine", None)
+    if engine is None:
+        raise ModelError(
+            f"vram_report() takes a loaded model, not {type(llava).__name__}: "
+            'vram_report(load("tiny")), or vram_report() for the one loaded last.'
+        )
+    return engine
+
+
+def _on_gpu(network: Any, about: dict[str, Any]) -> VramReport:
+    import torch
+
+    device = torch.cuda.current_device() if network is None else network.device
+    free, total = torch.cuda.mem_get_info(device)
+    reserved = torch.cuda.memory_reserved(device)
+    rest = max(total - free - reserved, 0)
+    context = min(rest, CUDA_CONTEXT)
+    return VramReport(
+        memory="VRAM",
+        owner=torch.cuda.get_device_name(device),
+        total_bytes=total,
+        free_bytes=free,
+        allocated_bytes=torch.cuda.memory_allocated(device),
+        reserved_bytes=reserved,
+        context_bytes=context,
+        others_bytes=rest - context,
+        **about,
+    )
+
+
+def _in_ram(about: dict[str, Any]) -> VramReport:
+    total, free = ram_bytes()
+    own, resident = own_ram_bytes()
+    known = None not in (total, free, resident)
+    others = max(total - free - resident, 0) if known else None
+    return VramReport("RAM", "this machine", total, free, own, resident, 0, others, **about)
+
+
+def bytes_by_part(network: Any) -> dict[str, int]:
+    """Return the bytes of a model's tensors by part, each counted once, scales included."""
+    counts = dict.fromkeys(WEIGHTS, 0)
+    seen: set[int] = set()
+    for name, layer in network.named_modules():
+        places = (part for start, part in _STARTS.items() if f"{name}.".startswith(start))
+        part = next(places, "language model")
+        for tensor in _tensors(layer):
+            # A tied head is the embeddings again; an empty tensor has no address.
+            if tensor.data_ptr() not in seen:
+                counts[part] += tensor.nbytes
+                seen.add(tensor.data_ptr())
+    return counts
+
+
+def _tensors(layer: Any) -> Iterator[Any]:
+    """Every tensor of one layer: weights, buffers, and what bitsandbytes keeps beside them."""
+    own = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
+    yield from own
+    for holder in (*own, getattr(layer, "state", None)):
+        yield from _inside(getattr(holder, "__dict__", {}))
+    yield from _inside(getattr(layer, "scales_as_loaded", {}))  # of `scales.py`
+
+
+def _inside(held: dict[str, Any]) -> Iterator[Any]:
+    """The tensors among some attributes, with those of a quantisation state (it has `absmax`)."""
+    for value in held.values():
+        if hasattr(value, "absmax"):
+            yield from _inside(vars(value))
+        elif hasattr(value, "data_ptr"):
+            yield value
+
+
+def in_gib(count: int | None) -> str:
+    """Write bytes as GiB, with four digits behind the point where two would say nothing."""
+    small = count is not None and 0 < abs(count) < GIB // 100
+    return f"{count / GIB:.4f} GiB" if small else format_gib(count)
+
+
+def table(rows: Sequence[tuple[str, int | None, str]]) -> str:
+    """Write (name, bytes, note) as aligned lines; a name that is empty is a ruled line."""
+    width = max(len(name) for name, _, _ in rows)
+    lines = []
+    for name, count, note in rows:
+        if not name:
+            lines.append("-" * (width + 13))
+            continue
+        line = f"{name:<{width}}{in_gib(count):>13}"
+        lines.append(f"{line}  {note}" if note else line)
+    return "\n".join(lines)
+
+
+def stacked_bar(
+    title: str, rows: Sequence[tuple[str, int]], whole: int, whole_name: str, note: str
+) -> str:
+    """Return HTML: `rows` side by side, as wide as they are of `whole` bytes, and a legend.
+
+    Where the rows together are more than the whole, the bar is drawn to their sum and a
+    line marks where the whole ends. All text is escaped; screen readers get the
+    numbers from the bar's label.
+    """
+    rows = [(name, max(count, 0)) for name, count in rows]
+    used = sum(count for _, count in rows)
+    span = max(used, whole, 1)
+    colours = [f"hsl({HUES[place % len(HUES)]}, 55%, 55%)" for place in range(len(rows))]
+    pieces = [
+        _piece(name, count, 100 * count / span, colour)
+        for (name, count), colour in zip(rows, colours, strict=True)
+    ]
+    legend = [_legend(*row, colour) for row, colour in zip(rows, colours, strict=True)]
+    if whole > used:
+        pieces.append(_piece("free", whole - used, 100 * (whole - used) / span, FREE))
+        legend.append(_legend("free", whole - used, FREE))
+    label = f"{title}: {', '.join(f'{name} {in_gib(count)}' for name, count in rows)}; "
+    label += f"{format_gib(used)} of {format_gib(whole)} ({whole_name})"
+    bar = (
+        f'<div role="img" aria-label="{html.escape(label)}" style="position: relative; '
+        'display: flex; height: 1.6em; max-width: 48em; margin: 0.4em 0; outline: 1px solid">'
+        f"{''.join(pieces)}{_mark(whole, used, span)}</div>"
+    )
+    return (
+        f"<div><b>{html.escape(title)}</b></div>{bar}<div>{html.escape(note)}</div>"
+        f'<table style="margin-left: 0; color: inherit">{"".join(legend)}</table>'
+    )
+
+
+def _piece(name: str, count: int, percent: float, colour: str) -> str:
+    about = html.escape(f"{name}: {in_gib(count)}")
+    return f'<span title="{about}" style="width: {percent:.2f}%; background: {colour}"></span>'
+
+
+def _mark(whole: int, used: int, span: int) -> str:
+    if used <= whole:
+        return ""
+    place = f"left: {100 * whole / span:.2f}%"
+    about = f"the end of {whole / GIB:.2f} GiB"
+    return (
+        f'<span title="{about}" style="position: absolute; top: -0.3em; bottom: -0.3em; '
+        f'{place}; border-left: 3px solid"></span>'
+    )
+
+
+def _legend(name: str, count: int, colour: str) -> str:
+    swatch = f'<td style="background: {colour}; width: 1em"></td>'
+    cell = '<td style="text-align: {}">{}</td>'
+    return (
+        f"<tr>{swatch}{cell.format('left', html.escape(name))}"
+        f"{cell.format('right', in_gib(count))}</tr>"
+    )

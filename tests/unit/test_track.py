@@ -1,0 +1,232 @@
+"""track_vram(): peaks of a GPU of a few lines, of the real RAM, nested, in a table and a figure."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from fake_cuda import FakeCuda, install
+
+from llava_nb import LlavaNbError, VramLog, track_vram
+from llava_nb.sizes import GIB
+from llava_nb.vram import track as tracks
+from llava_nb.vram.track import Peak, Track, peak_on
+
+MB = 10**6
+linux_only = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """torch.cuda of a machine with a GPU of 16 GiB; `cuda.allocate` and `cuda.free` use it."""
+    return install(monkeypatch, FakeCuda())
+
+
+@pytest.fixture
+def log():
+    return VramLog()
+
+
+def use(fake, size, gpu=0):
+    """Take memory and give it back: a peak."""
+    fake.allocate(size, gpu)
+    fake.free(size, gpu)
+
+
+def test_start_peak_and_end(cuda, log):
+    cuda.allocate(5)
+    with track_vram("load", log) as track:
+        use(cuda, 100)
+        cuda.allocate(20)
+    result = track.result
+    assert (result.start_bytes, result.peak_bytes, result.end_bytes) == (5, 105, 25)
+    assert (result.label, result.memory) == ("load", "VRAM") and list(log) == [result]
+
+
+def test_a_peak_before_the_start_does_not_count(cuda, log):
+    use(cuda, 1000)
+    with track_vram("later", log) as track:
+        use(cuda, 10)
+    assert track.peak_bytes == 10
+
+
+def test_an_inner_tracker_keeps_the_outer_peak(cuda, log):
+    with track_vram("outer", log) as outer:
+        use(cuda, 100)
+        with track_vram("inner", log) as inner:
+            use(cuda, 30)
+        use(cuda, 20)
+    assert (outer.peak_bytes, inner.peak_bytes) == (100, 30)
+
+
+def test_the_peak_of_an_inner_tracker_is_the_outers_too(cuda, log):
+    with track_vram("outer", log) as outer:
+        with track_vram("inner", log) as inner:
+            use(cuda, 300)
+        with track_vram("second", log) as second:
+            use(cuda, 10)
+    assert (outer.peak_bytes, inner.peak_bytes, second.peak_bytes) == (300, 300, 10)
+    assert [track.depth for track in log] == [1, 1, 0]
+
+
+def test_trackers_that_overlap_each_see_their_own_time(cuda, log):
+    with contextlib.ExitStack() as ends_first, contextlib.ExitStack() as ends_last:
+        first = ends_first.enter_context(track_vram("first", log))
+        use(cuda, 10)
+        second = ends_last.enter_context(track_vram("second", log))
+        use(cuda, 50)
+        ends_first.close()
+        use(cuda, 70)
+        ends_last.close()
+    assert (first.peak_bytes, second.peak_bytes) == (50, 70)
+
+
+def test_two_gpus_count_together(monkeypatch, log):
+    fake = install(monkeypatch, FakeCuda(gpus=2))
+    with track_vram("both", log) as track:
+        fake.allocate(3, gpu=0)
+        use(fake, 100, gpu=1)
+    assert (track.peak_bytes, track.end_bytes) == (103, 3)
+
+
+def test_the_peak_of_one_device_leaves_the_tracker_around_it_whole(cuda, log):
+    with track_vram("around", log) as track:
+        use(cuda, 100)
+        with peak_on(torch.device("cuda:0")) as peak:
+            use(cuda, 40)
+    assert (peak.highest, track.peak_bytes) == (40, 100)
+
+
+def test_on_a_cpu_an_answer_has_no_peak():
+    with peak_on(torch.device("cpu")) as peak:
+        pass
+    assert (peak.start, peak.highest, peak.end) == (None, None, None)
+
+
+def test_what_goes_wrong_inside_is_measured_and_passed_on(cuda, log):
+    with pytest.raises(ZeroDivisionError), track_vram("fails", log) as track:
+        cuda.allocate(7)
+        _ = 1 / 0
+    assert track.peak_bytes == 7
+    with track_vram("after it", log) as after:
+        pass
+    assert after.depth == 0
+
+
+def test_it_decorates_a_function(cuda, log):
+    @track_vram("count down", log)
+    def count_down(number):
+        use(cuda, 10 * number)
+        return count_down(number - 1) if number else "done"
+
+    assert count_down(2) == "done"
+    assert [track.peak_bytes for track in log] == [0, 10, 20]
+
+
+def test_before_its_end_there_is_no_peak(cuda, log):
+    with (
+        track_vram("under way", log) as track,
+        pytest.raises(AttributeError, match="peak_bytes: the stretch has not ended"),
+    ):
+        _ = track.peak_bytes
+    assert "under way: " in str(track)
+
+
+@linux_only
+def test_without_a_gpu_it_is_the_ram(log):
+    with track_vram("block", log) as track:
+        block = b"x" * (200 * MB)
+        time.sleep(20 * tracks.INTERVAL_SECONDS)
+        del block
+    rise, left = track.peak_bytes - track.start_bytes, track.end_bytes - track.start_bytes
+    assert track.memory == "RAM" and rise > 180 * MB > left + 100 * MB, track.result
+    assert "of RAM at the start" in str(track)
+
+
+@linux_only
+def test_the_thread_that_reads_the_ram_ends(log):
+    before = threading.active_count()
+    with track_vram("nothing", log):
+        assert threading.active_count() == before + 1
+    assert threading.active_count() == before
+
+
+def test_where_the_ram_is_unknown_so_is_the_peak(log, monkeypatch):
+    monkeypatch.setattr(tracks, "own_ram_bytes", lambda process: (None, None))
+    with track_vram("unknown", log) as track:
+        pass
+    assert track.peak_bytes is None and "unknown of RAM at the start" in str(track)
+    assert "unknown" in str(log) and log.plot().axes[0].get_title() == "Nothing tracked yet"
+
+
+def test_a_tracker_goes_to_the_log_of_the_session(cuda):
+    before = len(tracks.session_log)
+    with track_vram("kept"):
+        pass
+    assert len(tracks.session_log) == before + 1 and tracks.session_log[-1].label == "kept"
+
+
+def filled():
+    log = VramLog()
+    log.add(Track("ask", "VRAM", 4 * GIB, 5 * GIB, 4 * GIB, 12.0, 3.0, 1))
+    log.add(Track("all of it", "VRAM", 0, 6 * GIB, 4 * GIB, 0.0, 20.0))
+    return log
+
+
+def test_the_log_is_a_table_by_time():
+    assert str(filled()).splitlines() == [
+        "VRAM               start        peak         end   seconds",
+        "all of it       0.00 GiB    6.00 GiB    4.00 GiB      20.0",
+        "  ask           4.00 GiB    5.00 GiB    4.00 GiB       3.0",
+    ]
+
+
+def test_an_empty_log_says_how_to_fill_it():
+    assert "with track_vram('load'): ..." in str(VramLog())
+
+
+def test_the_figure_has_a_box_as_high_as_each_peak():
+    axes = filled().plot().axes[0]
+    boxes = [(box.get_x(), box.get_width(), box.get_height()) for box in axes.patches]
+    assert boxes == [(0.0, 20.0, 6.0), (12.0, 3.0, 5.0)]
+    assert [text.get_text().split("\n")[1].strip() for text in axes.texts] == [
+        "6.00 GiB",
+        "5.00 GiB",
+    ]
+
+
+def test_the_figure_is_shown_once():
+    from matplotlib import pyplot
+
+    filled().plot()
+    assert not pyplot.get_fignums()
+
+
+def test_a_peak_without_devices_is_none():
+    assert Peak(()).highest is None
+
+
+@pytest.mark.parametrize("label", [None, 3, b"load", print, ["load"]])
+def test_a_label_that_is_no_text_is_refused(label):
+    with pytest.raises(LlavaNbError, match=r'takes a label, not .*@track_vram\("load"\)'):
+        track_vram(label)
+
+
+@pytest.mark.parametrize("other", [[], "log", print])
+def test_what_is_no_log_and_no_track_is_refused(other, log):
+    with pytest.raises(LlavaNbError, match=r"log = VramLog\(\)"):
+        track_vram("load", other)
+    with pytest.raises(LlavaNbError, match="keeps what track_vram"):
+        log.add(other)
+
+
+@pytest.mark.parametrize("label", ["half \ud800", r"$\frac$", "two\nlines", "\x1b[31m", ""])
+def test_any_label_can_be_printed_and_drawn(label, cuda, log):
+    with track_vram(label, log):
+        pass
+    assert str(log).encode() and len(str(log).splitlines()) == 2
+    log.plot().canvas.draw()
