@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import catalog, sizes
-from .bars import stacked_bar, table
 from .errors import ModelError, PromptError
 from .gpu import check_gpu, recommend
 from .sizes import (
@@ -31,6 +30,7 @@ from .sizes import (
     shape_of,
     vram_parts,
 )
+from .vram.report import stacked_bar, table
 
 if TYPE_CHECKING:
     from .llava import Llava

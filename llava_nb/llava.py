@@ -26,11 +26,12 @@ from .images import open_image
 from .inputs import prepare, prompt_text
 from .prefix_cache import PrefixCache
 from .prompts import DEFAULT_STYLE
-from .recovery import free_vram
 from .running import run
 from .settings import Settings, Stop
 from .spelling import Spelling
 from .streaming import pieces
+from .vram import register
+from .vram.free import free_vram
 
 if TYPE_CHECKING:
     import torch
@@ -71,12 +72,23 @@ class Llava:
         self.fast: FastReport | None = None
         self.decoder: FastDecoder | None = None
         self._busy = threading.Lock()
+        register(self)
 
     def __repr__(self) -> str:
         if self.closed:
             return f"<Llava {self.name}, closed>"
         stored = self.quantization or "not quantised"
         return f"<Llava {self.name}, {stored}, {self.dtype} on {self.device}>"
+
+    @property
+    def engine(self) -> Llava:
+        """What runs the model."""
+        return self
+
+    @property
+    def network(self) -> Any:
+        """The transformers model. Raises ModelError once it is closed."""
+        return self._open()
 
     @property
     def closed(self) -> bool:

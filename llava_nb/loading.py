@@ -23,7 +23,6 @@ from .checkpoints import Checkpoint, locate, read_config
 from .errors import ModelError
 from .fast import speed_up
 from .gpu import check_gpu, compute_dtype_name
-from .heap import large_blocks_apart
 from .layouts import find_source
 from .llava import Llava
 from .preflight import check_fits, needs
@@ -38,6 +37,7 @@ from .quantise import (
 )
 from .reading import read_network
 from .scales import keep_scales
+from .vram.free import large_blocks_apart
 
 _loaded: dict[tuple, Llava] = {}  # at most one
 

@@ -22,8 +22,8 @@ import torch
 from transformers import LlavaModel
 
 from .preallocated import KeysAndValues, Room, cache_with_room
-from .recovery import free_and_total
 from .sizes import GIB
+from .vram.free import free_and_total
 
 if TYPE_CHECKING:
     from transformers import DynamicCache

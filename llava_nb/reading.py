@@ -19,7 +19,7 @@ from .errors import LlavaNbError, ModelError
 from .family import network_class
 from .layouts import Source, weight_paths
 from .quantise import stored_quantization
-from .recovery import or_out_of_vram, smaller_steps
+from .vram.free import or_out_of_vram, smaller_steps
 
 
 def read_network(source: Source, access: dict[str, Any], **arguments: Any) -> PreTrainedModel:

@@ -23,12 +23,12 @@ from .answer import Answer
 from .fast import layers_in_use
 from .generation import AnswerStream
 from .inputs import Request
-from .peaks import Peak, peak_on
 from .preallocated import KeysAndValues, Room
 from .prefix_cache import CACHE_ARGUMENT, Prefix, take_layers
-from .recovery import is_out_of_memory, or_out_of_vram, smaller_steps
 from .settings import Stop, StopWhen
 from .sizes import ANSWER_TOKENS
+from .vram.free import is_out_of_memory, or_out_of_vram, smaller_steps
+from .vram.track import Peak, peak_on
 
 if TYPE_CHECKING:
     from transformers import DynamicCache

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..figures import closed_figure
+from ..vram.track import closed_figure
 from .insides import Insides
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..figures import closed_figure
+from ..vram.track import closed_figure
 from .insides import Insides, Token
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..vram import vram_report
+from ..vram.report import vram_report
 from . import html
 from .data import IDLE, Notice, PanelState
 from .layout import Controls

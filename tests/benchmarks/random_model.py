@@ -21,7 +21,6 @@ from checkpoint_settings import build_config, write_transformers_settings
 from checkpoints_to_measure import SMALL, random_tensor
 from transformers import GenerationConfig, LlavaForConditionalGeneration
 
-from llava_nb.heap import large_blocks_apart
 from llava_nb.llava import Llava
 from llava_nb.loading import device_and_dtype
 from llava_nb.original import expected_shapes
@@ -29,6 +28,7 @@ from llava_nb.processing import build_processor, prompt_style
 from llava_nb.quantise import check_modules, hush_bitsandbytes, settings
 from llava_nb.scales import keep_scales
 from llava_nb.sizes import Shape
+from llava_nb.vram.free import large_blocks_apart
 
 SCALE, BLOCK = 8, 64  # 4-bit kernels go by blocks
 

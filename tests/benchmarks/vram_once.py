@@ -54,7 +54,7 @@ def answer(llava: Any, picture: Any, tokens: int) -> tuple[dict[str, Any], int |
 
     The peak is None on a CPU. Raises RuntimeError for fewer tokens.
     """
-    from llava_nb.peaks import peak_on
+    from llava_nb.vram.track import peak_on
 
     llava.model.generation_config.min_new_tokens = tokens
     with peak_on(llava.device) as peak:

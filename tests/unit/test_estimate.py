@@ -27,7 +27,7 @@ from llava_nb.sizes import (
     tower_bytes,
     weights_by_part,
 )
-from llava_nb.vram import bytes_by_part
+from llava_nb.vram.report import bytes_by_part
 
 PARITY = Path(__file__).parents[1] / "data" / "parity"
 ORIGINAL = PARITY / "llava-v1.5-tiny"

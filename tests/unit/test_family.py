@@ -17,7 +17,7 @@ from llava_nb.prefix_cache import CACHE_ARGUMENT
 from llava_nb.processing import encode
 from llava_nb.refusals import check_original_layout
 from llava_nb.sizes import shape_of
-from llava_nb.vram import bytes_by_part
+from llava_nb.vram.report import bytes_by_part
 
 QUESTION = "What is this?"
 PICTURES = {

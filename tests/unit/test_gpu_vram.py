@@ -32,7 +32,7 @@ from llava_nb.sizes import (  # noqa: E402
     needed_ram_bytes,
     weights_bytes,
 )
-from llava_nb.vram import bytes_by_part  # noqa: E402
+from llava_nb.vram.report import bytes_by_part  # noqa: E402
 
 linux_only = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
 SEVEN, THIRTEEN = (find(f"llava-1.5-{size}").shape for size in ("7b", "13b"))
