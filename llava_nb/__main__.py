@@ -1,18 +1,17 @@
 """The command line: `python -m llava_nb caption [IMAGE] [PROMPT]`, `... folder`, `... report`.
 
-A caller of the package like any notebook: it prints what `load`, `ask`, `caption_folder`
-(`folder/command.py`) and `check_gpu` return, and turns their errors into one sentence and
-exit code 1.
+A caller of the package like any notebook: it prints what `load`, `ask`, `caption_folder` and
+`check_gpu` return, and turns their errors into one sentence and exit code 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from . import __version__
 from .errors import LlavaNbError
-from .folder.command import add_folder_command, folder_command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,14 +26,12 @@ def main(arguments: list[str] | None = None) -> int:
     caption.add_argument(
         "--quantization", default="4bit", help="4bit, 8bit or none (default: 4bit)"
     )
-    add_folder_command(commands)
+    _add_folder(commands)
     commands.add_parser("report", help="print what this machine can run, for a bug report")
     options = parser.parse_args(arguments)
     try:
         if options.command == "folder":
-            told, code = folder_command(options)
-            print(told)
-            return code
+            return _folder(options)
         return _report() if options.command == "report" else _caption(options)
     except LlavaNbError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -65,6 +62,55 @@ def _caption(options: argparse.Namespace) -> int:
     print(f"figures:  {answer.summary}")
     print(f"memory:   {_peak_memory(answer.peak_vram_bytes)}")
     return 0
+
+
+def _add_folder(commands: Any) -> None:
+    folder = commands.add_parser(
+        "folder",
+        help="caption many pictures into a table",
+        description="Caption many pictures into a table. Run again, it goes on where it ended.",
+    )
+    folder.add_argument(
+        "pictures", nargs="+", help="a folder, a pattern, or pictures and addresses"
+    )
+    folder.add_argument(
+        "-o", "--output", required=True, help="the table: ends in .csv, .jsonl or .parquet"
+    )
+    folder.add_argument("--prompt", default="Describe this picture.")
+    folder.add_argument("--model", default="auto", help="short name, hub id or folder")
+    folder.add_argument("--quantization", default="4bit", help="4bit, 8bit or none")
+    folder.add_argument("--batch-size", type=int, default=8, help="pictures at once (default: 8)")
+    folder.add_argument("--max-new-tokens", type=int, default=256, help="default: 256")
+    folder.add_argument("--recursive", action="store_true", help="and all folders below")
+    folder.add_argument("--recaption", action="store_true", help="ask about all of them again")
+    folder.add_argument("--text-files", action="store_true", help="a .txt beside each picture")
+    folder.add_argument("--contact-sheet", action="store_true", help="an HTML page")
+    folder.add_argument("--no-progress", action="store_true", help="no progress bar")
+    folder.add_argument("--engine", default="local", choices=("local", "ray"))
+    folder.add_argument("--workers", type=int, help="models at once with --engine ray")
+
+
+def _folder(options: argparse.Namespace) -> int:
+    """Caption what the options say: 0 when every picture was come to, 130 after Ctrl-C."""
+    from .folder.run import caption_folder
+    from .folder.sources import find_pictures
+    from .folder.table import check_output
+    from .loading import load
+
+    settings = vars(options).copy()
+    del settings["command"]
+    pictures, output = settings.pop("pictures"), settings.pop("output")
+    pictures = pictures[0] if len(pictures) == 1 else pictures
+    model, quantization = settings.pop("model"), settings.pop("quantization")
+    sheet, quiet = settings.pop("contact_sheet"), settings.pop("no_progress")
+    check_output(output)  # before the model: a mistake should not wait for it
+    find_pictures(pictures, recursive=options.recursive)
+    llava = load(model, quantization=None if quantization.lower() == "none" else quantization)
+    result = caption_folder(llava, pictures, output, progress=not quiet, **settings)
+    print(result)
+    if sheet and result.rows():
+        print(result.contact_sheet())
+    return 130 if result.interrupted else 0
 
 
 def _peak_memory(vram_bytes: int | None) -> str:

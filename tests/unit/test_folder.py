@@ -1,6 +1,7 @@
 """caption_folder(): what is in the table, and what the same call does again."""
 
 import csv
+import hashlib
 import json
 import os
 import threading
@@ -10,7 +11,7 @@ from folder_fakes import FakeLlava, album, names, paint
 
 from llava_nb.errors import LlavaNbError, PromptError
 from llava_nb.folder import caption_folder
-from llava_nb.folder.rows import COLUMNS
+from llava_nb.folder.table import COLUMNS
 from llava_nb.tiny.scenes import draw
 
 ENDINGS = [".csv", ".jsonl", ".parquet"]
@@ -181,26 +182,23 @@ def test_a_model_that_fails_on_all_ends_the_run_and_what_was_done_stays(folder, 
 
 
 def test_the_next_batch_is_read_while_the_model_works(folder, output, monkeypatch):
-    import llava_nb.folder.reader as reader
+    read, eight = [], threading.Event()
+    hashed = hashlib.sha256
 
-    read, seen = [], []
-    real = reader.read_picture
-    monkeypatch.setattr(reader, "read_picture", lambda entry: read.append(entry) or real(entry))
-    both = threading.Event()
+    def sha256(data):
+        read.append(data)
+        if len(read) == 8:
+            eight.set()
+        return hashed(data)
 
-    def wait_for_the_next():
-        for _ in range(200):
-            if len(read) >= min(10, 4 * (len(seen) + 2)):
-                break
-            both.wait(0.01)
-        seen.append(len(read))
-
-    run(folder, output, FakeLlava(before=wait_for_the_next), batch_size=4)
-    assert seen[0] >= 8, f"at the first batch of 4, {seen[0]} pictures were read"
+    monkeypatch.setattr("hashlib.sha256", sha256)
+    llava = FakeLlava(before=lambda: eight.wait(60))
+    run(folder, output, llava, batch_size=4)
+    assert eight.is_set(), "the first batch waited for the second to be read"
 
 
 def test_large_pictures_make_small_batches(folder, output, monkeypatch):
-    monkeypatch.setattr("llava_nb.folder.reader.BATCH_PIXELS", 3 * 64)
+    monkeypatch.setattr("llava_nb.folder.work.BATCH_PIXELS", 3 * 64)
     llava = FakeLlava()
     run(folder, output, llava, batch_size=8)
     assert llava.asked == [3, 3, 3, 1]
@@ -265,6 +263,6 @@ def test_an_output_that_does_not_say_what_it_is(folder, tmp_path):
 
 def test_parquet_without_pyarrow(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(LlavaNbError, match=r"pip install pyarrow. Or let the table end in \.csv"):
+    with pytest.raises(LlavaNbError, match=r"pip install pyarrow. Or let the table end in \.jsonl"):
         run(folder, tmp_path / "captions.parquet")
     assert os.listdir(tmp_path) == ["pictures"]
