@@ -8,6 +8,7 @@ Not covered: the Korean notebooks, whose answers hold the same code (test_editio
 from __future__ import annotations
 
 import json
+import os
 import sys
 import textwrap
 from pathlib import Path
@@ -25,10 +26,10 @@ def read(path):
 
 @pytest.fixture(autouse=True)
 def kernel_environment(monkeypatch):
-    """As in tests/run_all.py: one thread, little training, and no word from the debugger."""
+    """As in tests/run_all.py: few threads, little training, and no word from the debugger."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("LLAVA_NB_TRAINING", "0.01")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 
 

@@ -1,0 +1,120 @@
+"""Runs the notebooks in several arithmetics: `python tests/notebooks/arithmetics.py [NAME ...]`.
+
+Processors add up in different orders, so the last digits of a sum differ, and a count of answers
+may with them. This runs every notebook (nbval) and the answers to its exercises as other
+processors would, and on a model whose weights are disturbed a little, and prints a table.
+Options: `--only WORD` (arithmetics whose name holds it), `--no-answers`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "offline"))
+from network_guard import offline_environment  # noqa: E402  (needs the lines above)
+from run_all import NBVAL, OTHER_ARITHMETIC  # noqa: E402
+
+# What a processor's own arithmetic may be, as variables of PyTorch, oneDNN and MKL. The last have
+# weights disturbed by this much, relatively; float32 keeps seven digits, so arithmetic alone
+# moves a sum by about 1e-6.
+ARITHMETICS: dict[str, tuple[dict[str, str], float]] = {
+    "this machine's": ({}, 0),
+    "two threads": ({"OMP_NUM_THREADS": "2"}, 0),
+    "AVX2": ({"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}, 0),
+    "SSE4": (OTHER_ARITHMETIC, 0),
+    "MKL's common": ({"MKL_CBWR": "COMPATIBLE"}, 0),
+    "disturbed 1e-6": ({}, 1e-6),
+    "disturbed 1e-5": ({}, 1e-5),
+    "disturbed 1e-4": ({}, 1e-4),
+    "disturbed 1e-3": ({}, 1e-3),
+}
+
+
+def disturbed_package(folder: Path, share: float) -> Path:
+    """A copy of the package in `folder`, the weights of its model changed by `share` at random."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(ROOT / "llava_nb", folder / "llava_nb")
+    file = folder / "llava_nb" / "tiny" / "weights" / "model.safetensors"
+    random = torch.Generator().manual_seed(0)
+    weights = {name: weight.float() for name, weight in load_file(file).items()}
+    for weight in weights.values():
+        weight *= 1 + share * torch.randn(weight.shape, generator=random)
+    save_file(weights, file, metadata={"format": "pt"})
+    return folder
+
+
+def environment_of(arithmetic: str, folder: Path) -> dict[str, str]:
+    """The variables to run in; `folder` takes caches, and a disturbed package if there is one."""
+    variables, share = ARITHMETICS[arithmetic]
+    environment = {**os.environ, **offline_environment(folder), "CUDA_VISIBLE_DEVICES": ""}
+    environment |= {"OMP_NUM_THREADS": "1", "LLAVA_NB_TRAINING": "0.01"}
+    environment |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1", **variables}
+    packages = disturbed_package(folder, share) if share else ROOT
+    environment["PYTHONPATH"] = os.pathsep.join([str(packages), environment["PYTHONPATH"]])
+    return environment
+
+
+def run_pytest(arguments: list[str], environment: dict[str, str]) -> str:
+    """Run pytest; how many tests passed, and which failed. What it prints then goes to stderr."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        options = ["-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        command = [sys.executable, "-m", "pytest", *options, *arguments]
+        ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        cases = list(ElementTree.parse(report).iter("testcase")) if report.exists() else []
+    failed = [each for each in cases if each.find("failure") is not None]
+    if ended.returncode:
+        print(ended.stdout, ended.stderr, file=sys.stderr, flush=True)
+        names = [each.get("name") for each in failed] or [f"pytest ended with {ended.returncode}"]
+        return ", ".join([f"{len(cases) - len(failed)} of {len(cases)}", *names])
+    return str(len(cases))
+
+
+def runs(path: Path, answers: bool) -> dict[str, list[str]]:
+    """What is run for a notebook, by its row in the table; the Korean answers are the same code."""
+    name = path.resolve().relative_to(ROOT / "notebooks").as_posix()
+    found = {name: [*NBVAL, str(path)]}
+    if answers and path.parent.name != "ko":
+        chosen = f"test_answers and {path.stem}"
+        found[f"{name}, answers"] = ["tests/unit/test_exercises.py", "-k", chosen]
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Run everything, print the table as it grows, and return 1 if anything failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", type=Path)
+    parser.add_argument("--only", default="", help="arithmetics whose name holds this word")
+    parser.add_argument("--no-answers", action="store_true", help="leave out the exercises")
+    options = parser.parse_args(arguments)
+    paths = options.names or sorted((ROOT / "notebooks").glob("**/*.ipynb"))
+    chosen = [each for each in ARITHMETICS if options.only in each]
+    print("| " + " | ".join(["notebook", *chosen]) + " |")
+    print("| --- |" + " ---: |" * len(chosen), flush=True)
+    all_green = True
+    with tempfile.TemporaryDirectory() as folder:
+        environments = []
+        for place, arithmetic in enumerate(chosen):
+            (Path(folder) / str(place)).mkdir()
+            environments.append(environment_of(arithmetic, Path(folder) / str(place)))
+        for path in paths:
+            for row, command in runs(path, not options.no_answers).items():
+                cells = [run_pytest(command, environment) for environment in environments]
+                all_green = all_green and all(cell.isdigit() for cell in cells)
+                print("| " + " | ".join([row, *cells]) + " |", flush=True)
+    return int(not all_green)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
