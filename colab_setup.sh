@@ -81,10 +81,13 @@ if unfit:
 PYTHON
 }
 
+same_files() { diff -rq -x __pycache__ -x '.*' "$1" "$2" >/dev/null 2>&1; }
+
 package_is_current() {
     local site
     site=$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-    diff -rq -x __pycache__ -x '.*' "$root/llava_nb" "$site/llava_nb" >/dev/null 2>&1
+    same_files "$root/llava_nb" "$site/llava_nb" \
+        && same_files "$root/notebooks/llava_lessons" "$site/llava_lessons"
 }
 
 set_up_colab() {

@@ -32,5 +32,6 @@ if [[ ! -e "$record/after.txt" ]]; then
 fi
 as_in_colab setup test
 # A regular install holds just what the wheel carries.
-PATH="$venv/bin:$PATH" package_is_current || fail "the installed package differs from llava_nb/:" \
+PATH="$venv/bin:$PATH" package_is_current || fail "the installed packages differ from llava_nb/ and" \
+    "notebooks/llava_lessons/:" \
     "a file there is left out of the wheel. See [tool.hatch] in pyproject.toml, and .gitignore."

@@ -3,7 +3,7 @@
     python tests/benchmarks/tiny_accuracy.py [FOLDER ...] [--count 200] [--seed 1] [--write STEM]
 
 Without a folder it measures the model in the package. Three splits of scenes that training never
-drew (see `llava_nb/tiny/evaluate.py`), `--count` questions of each kind in each; another `--seed`
+drew (see `llava_lessons.tiny.evaluate`), `--count` questions of each kind in each; another `--seed`
 draws another sample. Prints the table and the bars that the model has to clear; `--write STEM`
 keeps both as `results/STEM.md` and `results/STEM.json`.
 """
@@ -17,9 +17,9 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from llava_lessons.tiny.evaluate import SPLITS, measure
 from llava_nb import load
 from llava_nb.catalog import find
-from llava_nb.tiny.evaluate import SPLITS, measure
 
 RESULTS = Path(__file__).parent / "results"
 STORED = {"float32": None, "NF4": "4bit"}

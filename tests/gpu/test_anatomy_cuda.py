@@ -7,9 +7,9 @@ from random import Random
 import pytest
 import torch
 
+from llava_lessons.anatomy import blank_each_cell, look_inside
+from llava_lessons.tiny.scenes import draw, sample_scene
 from llava_nb import load
-from llava_nb.anatomy import blank_each_cell, look_inside
-from llava_nb.tiny.scenes import draw, sample_scene
 
 pytestmark = pytest.mark.gpu
 

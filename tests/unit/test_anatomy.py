@@ -8,9 +8,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from llava_nb import anatomy
-from llava_nb.anatomy import blank_each_cell, look_inside, main_colours
-from llava_nb.anatomy.looking import attention_map
+from llava_lessons import anatomy
+from llava_lessons.anatomy import blank_each_cell, look_inside, main_colours
+from llava_lessons.anatomy.looking import attention_map
 from llava_nb.errors import ModelError, PromptError
 
 QUESTION = "Describe this picture."
@@ -91,7 +91,7 @@ def test_tokens_are_what_the_model_reads(tiny, insides):
 def test_seen_is_the_picture_padded_and_shrunk(tiny, scene):
     from dataclasses import replace
 
-    from llava_nb.tiny.scenes import draw
+    from llava_lessons.tiny.scenes import draw
 
     wide = draw(replace(scene, things=(), width=1.0, height=0.5, style="plain"), 336)
     seen = look_inside(tiny, wide, QUESTION).seen
@@ -208,9 +208,3 @@ def test_the_slider_draws_what_is_chosen(insides):
     word.value, layer.value, head.value = 2, 1, 3
     assert bytes(shown.value) != first
     assert (layer.max, head.max) == (4, 3)
-
-
-def test_every_name_is_there_and_no_other():
-    assert all(hasattr(anatomy, name) for name in anatomy.__all__)
-    with pytest.raises(AttributeError, match="no name 'show_soul'"):
-        anatomy.show_soul  # noqa: B018

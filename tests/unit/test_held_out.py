@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from llava_nb.tiny.build import build_tokenizer
-from llava_nb.tiny.held_out import HeldOutWords
-from llava_nb.tiny.language import without
-from llava_nb.tiny.packing import Encoder, pack, sample_texts
-from llava_nb.tiny.scenes import HELD_OUT_PAIRS, sample_scene
+from llava_lessons.tiny.build import build_tokenizer
+from llava_lessons.tiny.held_out import HeldOutWords
+from llava_lessons.tiny.language import without
+from llava_lessons.tiny.packing import Encoder, pack, sample_texts
+from llava_lessons.tiny.scenes import HELD_OUT_PAIRS, sample_scene
 
 
 @pytest.fixture(scope="module")

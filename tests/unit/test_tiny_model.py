@@ -8,16 +8,16 @@ from random import Random
 import pytest
 import torch
 
+from llava_lessons.tiny import language, packing
+from llava_lessons.tiny.build import build_model
+from llava_lessons.tiny.evaluate import measure
+from llava_lessons.tiny.language import train_language
+from llava_lessons.tiny.optimise import full_precision
+from llava_lessons.tiny.packing import Encoder, pack
+from llava_lessons.tiny.scenes import sample_scene
+from llava_lessons.tiny.train import STAGES, Recipe, main, train
 from llava_nb import load
 from llava_nb.catalog import find
-from llava_nb.tiny import language, packing
-from llava_nb.tiny.build import build_model
-from llava_nb.tiny.evaluate import measure
-from llava_nb.tiny.language import train_language
-from llava_nb.tiny.optimise import full_precision
-from llava_nb.tiny.packing import Encoder, pack
-from llava_nb.tiny.scenes import sample_scene
-from llava_nb.tiny.train import STAGES, Recipe, main, train
 
 RECORDED = json.loads((Path(__file__).parents[1] / "data" / "templates.json").read_text())
 WEIGHTS = find("tiny").folder
@@ -101,9 +101,15 @@ def test_no_token_sees_what_comes_after_it(attention, monkeypatch):
     assert abs(before - after) < 1e-5, (before, after)
 
 
+@pytest.fixture
+def few_texts(monkeypatch):
+    """A tokenizer trained on little, in a second."""
+    texts = packing.sample_texts(scenes=60)
+    monkeypatch.setattr("llava_lessons.tiny.train.sample_texts", lambda: texts)
+
+
 @pytest.mark.parametrize("precision", [[], ["--bfloat16"]], ids=["float32", "bfloat16"])
-def test_a_short_training_run_learns_and_can_be_loaded(precision, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("llava_nb.tiny.train.sample_texts", lambda: packing.sample_texts(scenes=60))
+def test_a_short_training_run_learns_and_can_be_loaded(precision, tmp_path, few_texts, capsys):
     steps = "--tower 3 --speak 12 --align 2 --tune 2 --polish 2 --spare 2"
     batches = ["--tower-batch", "4", "--language-batch", "4"]
     main([str(tmp_path), *steps.split(), *batches, *precision])
@@ -112,8 +118,7 @@ def test_a_short_training_run_learns_and_can_be_loaded(precision, tmp_path, monk
     assert load(tmp_path).ask(None, "Hi", max_new_tokens=2).tokens > 0
 
 
-def test_alignment_changes_the_projector_alone(monkeypatch):
-    monkeypatch.setattr("llava_nb.tiny.train.sample_texts", lambda: packing.sample_texts(scenes=60))
+def test_alignment_changes_the_projector_alone(few_texts):
     none = Recipe(**dict.fromkeys(STAGES, 0), language_batch=2)
     before, _ = train(none)
     after, _ = train(replace(none, align=1))
@@ -133,7 +138,7 @@ def test_a_stage_asks_what_it_is_told_to_ask(tiny, monkeypatch):
         packed.append((scenes, options["weights"]))
         return pack(random, encoder, scenes, **options)
 
-    monkeypatch.setattr("llava_nb.tiny.language.pack", keep)
+    monkeypatch.setattr("llava_lessons.tiny.language.pack", keep)
     model = build_model(tiny.processor.tokenizer)
     settings = {"steps": 3, "batch_size": 8, "precision": full_precision}
     settings |= {"progress": lambda *_: None, "weights": {"count": 1, "colour": 1}}

@@ -6,12 +6,12 @@ import numpy
 import pytest
 import torch
 
-from llava_nb.tiny import phrasings, unanswerable
-from llava_nb.tiny.build import PATCH, SIDE
-from llava_nb.tiny.packing import put_questions
-from llava_nb.tiny.questions import KINDS, NUMBERS, ask, describe_scene
-from llava_nb.tiny.recolour import barred_shapes, nearest_colour, recolour
-from llava_nb.tiny.scenes import (
+from llava_lessons.tiny import phrasings, unanswerable
+from llava_lessons.tiny.build import PATCH, SIDE
+from llava_lessons.tiny.packing import put_questions
+from llava_lessons.tiny.questions import KINDS, NUMBERS, ask, describe_scene
+from llava_lessons.tiny.recolour import barred_shapes, nearest_colour, recolour
+from llava_lessons.tiny.scenes import (
     ALL_PAIRS,
     COLOURS,
     HELD_OUT_PAIRS,
@@ -21,7 +21,7 @@ from llava_nb.tiny.scenes import (
     draw,
     sample_scene,
 )
-from llava_nb.tiny.tower import (
+from llava_lessons.tiny.tower import (
     PATCH_QUESTIONS,
     PICTURE_QUESTIONS,
     patch_labels,

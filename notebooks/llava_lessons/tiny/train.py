@@ -1,4 +1,4 @@
-"""Train the embedded model from nothing: `python -m llava_nb.tiny.train OUT`.
+"""Train the embedded model from nothing: `python -m llava_lessons.tiny.train OUT`.
 
 Six stages, each with a progress bar: the vision tower learns to see ("tower",
 `tower.py`), then "speak", "align", "tune", "polish" and "spare" (`language.py`). The model is
@@ -129,7 +129,7 @@ def _name_as_on_the_hub(path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line, train, and save."""
-    parser = argparse.ArgumentParser(prog="python -m llava_nb.tiny.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m llava_lessons.tiny.train", description=__doc__)
     parser.add_argument("out", type=Path, help="the folder to write the model to")
     parser.add_argument("--from-tower", type=Path, help="a folder with a trained tower")
     parser.add_argument("--threads", type=int, help="CPU threads to use (default: all)")

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-import torch
 from PIL import Image
 
-from ..prompts import build, with_image
+from llava_nb.llava import Llava
+
 from .questions import Question, ask
 from .scenes import ALL_PAIRS, HELD_OUT_PAIRS, TRAINED_PAIRS, Scene, draw, sample_scene
 
@@ -47,17 +47,12 @@ def questions(split: str, kind: str, count: int, seed: int = 1) -> Iterator[tupl
         yield scene, question
 
 
-@torch.inference_mode()
 def answers(model, processor, pictures: list[Image.Image], texts: list[str]) -> list[str]:
-    """Answer each text about its picture, greedily, in one left-padded batch."""
-    prompts = [build([(with_image(text), None)]) for text in texts]
-    inputs = processor(images=pictures, text=prompts, padding=True, return_tensors="pt")
-    inputs = inputs.to(model.device)
-    inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-    ids = model.generate(**inputs, max_new_tokens=64, do_sample=False)
-    new = ids[:, inputs["input_ids"].shape[1] :]
-    decoded = processor.tokenizer.batch_decode(new, skip_special_tokens=True)
-    return [answer.strip() for answer in decoded]
+    """Answer each text about its picture, greedily, in one batch."""
+    # A Llava remembers pictures, and this model may have learnt since: so a new one each time.
+    llava = Llava(model, processor, name="measured")
+    given = llava.ask_batch(pictures, texts, batch_size=len(texts), max_new_tokens=64)
+    return [answer.text for answer in given]
 
 
 def measure(

@@ -23,9 +23,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ..processing import LlavaImageProcessorPil
-from ..prompts import IMAGE_TOKEN, chat_template
-from ..styles import STYLES
+from llava_nb.processing import LlavaImageProcessorPil
+from llava_nb.prompts import IMAGE_TOKEN, chat_template
+from llava_nb.styles import STYLES
 
 SIDE, PATCH = 112, 14
 GRID = SIDE // PATCH

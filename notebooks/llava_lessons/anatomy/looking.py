@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..vram.track import closed_figure
+from llava_nb.figures import closed_figure
+
 from .insides import Insides
 from .sight import row_of
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..vram.track import closed_figure
+from llava_nb.figures import closed_figure
+
 from .insides import Insides
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..errors import PromptError
-from ..running import guarded
+from llava_nb.errors import PromptError
+from llava_nb.running import guarded
+
 from .insides import Insides
 from .looking import lay_over
 from .sight import row_of
@@ -20,7 +21,7 @@ from .sight import row_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..llava import Llava
+    from llava_nb.llava import Llava
 
 
 def blank_each_cell(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..vram.track import closed_figure
+from llava_nb.figures import closed_figure
+
 from .insides import Insides, Token
 
 if TYPE_CHECKING:
