@@ -13,8 +13,8 @@ from typing import Any
 
 from PIL import Image
 
+from llava_lessons.tiny.scenes import draw, sample_scene
 from llava_nb.llava import Llava
-from llava_nb.tiny.scenes import draw, sample_scene
 
 
 def fresh_picture(number: int, side: int = 336) -> Image.Image:

@@ -31,7 +31,7 @@ def scene():
     """A scene with two things that training never drew."""
     from random import Random
 
-    from llava_nb.tiny.scenes import sample_scene
+    from llava_lessons.tiny.scenes import sample_scene
 
     return sample_scene(Random("test scene"), count=2)
 
@@ -39,6 +39,6 @@ def scene():
 @pytest.fixture
 def picture(scene):
     """That scene, drawn."""
-    from llava_nb.tiny.scenes import draw
+    from llava_lessons.tiny.scenes import draw
 
     return draw(scene)

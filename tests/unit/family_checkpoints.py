@@ -22,6 +22,7 @@ from transformers import (
     VipLlavaConfig,
 )
 
+from llava_lessons.tiny.build import build_tokenizer
 from llava_nb.family import build_config
 from llava_nb.processing import LlavaImageProcessorPil
 from llava_nb.styles import STYLES
@@ -30,7 +31,6 @@ from llava_nb.tiles import (
     LlavaOnevisionImageProcessorPil,
     OnevisionPictures,
 )
-from llava_nb.tiny.build import build_tokenizer
 
 SIDE, PATCH = 28, 7
 PATCHES = (SIDE // PATCH) ** 2

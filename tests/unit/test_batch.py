@@ -6,9 +6,9 @@ from random import Random
 import pytest
 import torch
 
+from llava_lessons.tiny.scenes import draw, sample_scene
 from llava_nb import ImageError, OutOfVramError, PromptError, batch, load
 from llava_nb.preallocated import Room
-from llava_nb.tiny.scenes import draw, sample_scene
 
 DESCRIBE, COUNT = "Describe this picture.", "How many things are there?"
 PICTURES = [draw(sample_scene(Random(f"batch {at}"), count=at % 4)) for at in range(12)]

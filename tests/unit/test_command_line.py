@@ -2,9 +2,9 @@
 
 import pytest
 
+from llava_lessons.pictures import scene_of
+from llava_lessons.tiny.questions import describe_scene
 from llava_nb.__main__ import main
-from llava_nb.pictures import scene_of
-from llava_nb.tiny.questions import describe_scene
 
 
 def test_caption_prints_caption_model_reason_seconds_and_memory(capsys):

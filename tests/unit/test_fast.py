@@ -8,9 +8,9 @@ from random import Random
 
 import pytest
 
+from llava_lessons.tiny.scenes import draw, sample_scene
 from llava_nb import fast, load
 from llava_nb.fast import BUCKET, FastDecoder, speed_up
-from llava_nb.tiny.scenes import draw, sample_scene
 
 DESCRIBE, COUNT = "Describe this picture.", "How many things are there?"
 PICTURES = [draw(sample_scene(Random(f"fast {at}"), count=1 + at)) for at in range(3)]

@@ -5,9 +5,10 @@ import threading
 
 import pytest
 
+from llava_lessons.pictures import SEEDS, scene_of
+from llava_lessons.tiny.questions import describe_scene
 from llava_nb import ModelError, PromptError, load, open_image, running
-from llava_nb.pictures import SEEDS, example_picture, scene_of
-from llava_nb.tiny.questions import describe_scene
+from llava_nb.pictures import example_picture
 
 QUESTION = "Describe this picture."
 

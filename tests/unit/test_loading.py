@@ -6,11 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
+from llava_lessons.tiny.scenes import draw
 from llava_nb import ModelError, load, loading
 from llava_nb.checkpoints import Checkpoint
 from llava_nb.quantise import check_modules, settings
 from llava_nb.reading import check_loaded
-from llava_nb.tiny.scenes import draw
 
 
 def linears(llava, kind):
@@ -135,8 +135,8 @@ def folder_at_336(folder):
     """A random model of LLaVA-1.5's resolution, saved without the fields that copies lack."""
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-    from llava_nb.tiny.build import build_processor
-    from llava_nb.tiny.train import save
+    from llava_lessons.tiny.build import build_processor
+    from llava_lessons.tiny.train import save
 
     tiny = load("tiny", quantization=None)
     raw = tiny.model.config.to_dict()

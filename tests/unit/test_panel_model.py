@@ -4,9 +4,10 @@ import random
 
 import pytest
 
+from llava_lessons.pictures import scene_of
+from llava_lessons.tiny.questions import describe_scene
 from llava_nb.panel import caption_panel
-from llava_nb.pictures import example_picture, scene_of
-from llava_nb.tiny.questions import describe_scene
+from llava_nb.pictures import example_picture
 
 DESCRIBE, COUNT = "Describe this picture.", "How many things are there?"
 THREE = "three_shapes.png"

@@ -10,9 +10,9 @@ import torch
 from kill_saves import digest
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from llava_lessons.tiny.scenes import draw, sample_scene
 from llava_nb import load, loading, saving
 from llava_nb.quantise import KEPT_MODULES, check_modules
-from llava_nb.tiny.scenes import draw, sample_scene
 
 QUESTIONS = (
     "Describe this picture.",
