@@ -3,7 +3,6 @@
 Runs every cell from top to bottom in a fresh kernel, without a network and without a GPU, so that
 the embedded model answers; then drops what differs from run to run and proves nothing (timestamps,
 widget state, the kernel's version). Without names it takes every notebook.
-Not covered: comparing outputs with those committed before; nbval does that.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What every committed notebook has to be, read from its JSON without running it.
 
-Covered: one plain function for each property. It takes the notebook as a dictionary (`Notebook`)
-and returns its complaints, each naming the cell; no complaint means it holds. `CHECKS` lists them.
-Not covered: whether the outputs are true; nbval runs the notebooks again for that.
+One plain function for each property: it takes a `Notebook` and returns its complaints, each naming
+the cell. `CHECKS` lists them. Whether outputs are true is for nbval to say, and whether answers to
+exercises are, for `test_exercises.py`; whether the prose is good only a reader can say.
 """
 
 from __future__ import annotations
@@ -11,24 +11,31 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import median
 from urllib.parse import urlparse
 
 import nbformat
+from answers import exercises
 from IPython.core.inputtransformer2 import TransformerManager
 from nbval.plugin import find_comment_markers, find_metadata_tags
 
-LINES, COLUMNS = 20, 78
+LINES, COLUMNS, MEDIAN_LINES = 20, 78, 6
+PROSE_PER_CODE = (1.0, 1.8)
 COMPARED_SHARE = 0.8
+ALT_LENGTH = 20
+EXERCISES = (3, 6)
+HEADINGS = (["Summary", "Exercises"], ["요약", "연습 문제"])
 BADGE_PICTURE = "https://colab.research.google.com/assets/colab-badge.svg"
 COLAB_ADDRESS = re.compile(r"https://colab\.research\.google\.com/github/[^\s)\"'\]]+")
 # An absolute path of two parts or more that is no part of an address.
 LOCAL_PATH = re.compile(r"(?<![\w:/.<~+-])/(?:[\w.-]+/)+[\w.-]+")
 DATA_ADDRESS = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=\s]+")
+FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Notebook:
-    """A notebook's file name, its JSON, and the repository that it is to name."""
+    """A notebook's name ("ko/..." for a Korean one), its JSON, and the repository to be named."""
 
     name: str
     content: dict
@@ -39,13 +46,17 @@ class Notebook:
         return self.content["cells"]
 
     @property
+    def numbered(self) -> list[tuple[int, dict]]:
+        """The cells with their place, counted from 1."""
+        return list(enumerate(self.cells, start=1))
+
+    @property
     def code(self) -> list[tuple[int, dict]]:
-        """The code cells with their place among all cells, counted from 1."""
         return [(place, cell) for place, cell in self.numbered if cell["cell_type"] == "code"]
 
     @property
-    def numbered(self) -> list[tuple[int, dict]]:
-        return list(enumerate(self.cells, start=1))
+    def prose(self) -> list[tuple[int, str]]:
+        return [(n, source(cell)) for n, cell in self.numbered if cell["cell_type"] == "markdown"]
 
 
 def source(cell: dict) -> str:
@@ -65,6 +76,9 @@ def output_texts(cell: dict) -> Iterator[str]:
 def python_of(cell: dict) -> ast.Module:
     """A code cell as Python sees it, with `!commands` and `%magics` turned into calls."""
     return ast.parse(TransformerManager().transform_cell(source(cell)))
+
+
+# --- as a file ----------------------------------------------------------------------------------
 
 
 def is_well_formed(notebook: Notebook) -> Iterator[str]:
@@ -88,69 +102,20 @@ def is_executed_in_order(notebook: Notebook) -> Iterator[str]:
         yield f"not executed from top to bottom in a fresh kernel: counts {counts}"
 
 
-def cells_are_small(notebook: Notebook) -> Iterator[str]:
-    for place, cell in notebook.code:
-        lines = source(cell).splitlines()
-        if len(lines) > LINES:
-            yield f"cell {place} has {len(lines)} lines; at most {LINES}"
-
-
-def lines_are_narrow(notebook: Notebook) -> Iterator[str]:
-    for place, cell in notebook.numbered:
-        for line in source(cell).splitlines():
-            # A table's row and an address cannot be broken.
-            if len(line) > COLUMNS and not line.lstrip().startswith("|") and "://" not in line:
-                yield f"cell {place}: {len(line)} columns, at most {COLUMNS}: {line}"
-
-
-def has_no_empty_cell(notebook: Notebook) -> Iterator[str]:
-    for place, cell in notebook.numbered:
-        if not source(cell).strip():
-            yield f"cell {place} is empty"
-
-
-def prose_comes_before_code(notebook: Notebook) -> Iterator[str]:
-    before = None
-    for place, cell in notebook.numbered:
-        if cell["cell_type"] == "code" and before != "markdown":
-            yield f"no prose before code cell {place}"
-        before = cell["cell_type"]
-
-
-def shows_something(notebook: Notebook) -> Iterator[str]:
-    """A cell that neither defines, imports nor shows anything proves nothing to the reader."""
-    defining = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
-    for place, cell in notebook.code[1:]:  # the first one fetches the repository
-        defines = any(isinstance(statement, defining) for statement in python_of(cell).body)
-        if not cell.get("outputs") and not defines:
-            yield f"cell {place} shows nothing: end it in the value it worked out"
-
-
-def has_badge(notebook: Notebook) -> Iterator[str]:
-    """The badge stands before the first code cell and opens this very notebook."""
-    opening = ""
-    for cell in notebook.cells:
-        if cell["cell_type"] != "markdown":
-            break
-        opening += source(cell) + "\n"
-    path = urlparse(notebook.repository).path
-    wanted = f"https://colab.research.google.com/github{path}/blob/main/notebooks/{notebook.name}"
-    found = COLAB_ADDRESS.findall(opening)
-    if BADGE_PICTURE not in opening or found != [wanted]:
-        yield f"no 'Open In Colab' badge for {wanted} before the first code cell; found {found}"
-
-
-def asks_for_t4(notebook: Notebook) -> Iterator[str]:
+def opens_in_colab_on_a_t4(notebook: Notebook) -> Iterator[str]:
+    """By its metadata, and by a badge before the first code cell that opens this very notebook."""
     metadata = notebook.content["metadata"]
     asked = metadata.get("accelerator"), metadata.get("colab", {}).get("gpuType")
     if asked != ("GPU", "T4"):
         yield f"metadata asks Colab for {asked}, not for ('GPU', 'T4')"
-
-
-def names_python_kernel(notebook: Notebook) -> Iterator[str]:
-    kernel = notebook.content["metadata"].get("kernelspec", {}).get("name")
-    if kernel != "python3":
-        yield f"metadata names the kernel {kernel!r}, not 'python3'"
+    if metadata.get("kernelspec", {}).get("name") != "python3":
+        yield "metadata does not name the kernel 'python3'"
+    path = urlparse(notebook.repository).path
+    wanted = f"https://colab.research.google.com/github{path}/blob/main/notebooks/{notebook.name}"
+    first = notebook.code[0][0] if notebook.code else len(notebook.cells)
+    opening = "\n".join(source(cell) for cell in notebook.cells[: first - 1])
+    if BADGE_PICTURE not in opening or COLAB_ADDRESS.findall(opening) != [wanted]:
+        yield f"no 'Open In Colab' badge for {wanted}, and no other, before the first code cell"
 
 
 def fetches_repository(notebook: Notebook) -> Iterator[str]:
@@ -162,73 +127,138 @@ def fetches_repository(notebook: Notebook) -> Iterator[str]:
         yield f"the first code cell does not name {notebook.repository}"
 
 
-def keeps_no_stderr(notebook: Notebook) -> Iterator[str]:
+def keeps_nothing_of_one_machine(notebook: Notebook) -> Iterator[str]:
+    if "widgets" in notebook.content["metadata"]:
+        yield "metadata.widgets is kept, which GitHub cannot show: remove it"
     for place, cell in notebook.code:
         if any(output.get("name") == "stderr" for output in cell["outputs"]):
             yield f"cell {place} wrote to stderr, which differs from machine to machine"
-
-
-def keeps_no_widget_state(notebook: Notebook) -> Iterator[str]:
-    if "widgets" in notebook.content["metadata"]:
-        yield "metadata.widgets is kept, which GitHub cannot show: remove it"
-
-
-def shows_no_local_path(notebook: Notebook) -> Iterator[str]:
-    for place, cell in notebook.code:
         for text in output_texts(cell):
             for path in LOCAL_PATH.findall(DATA_ADDRESS.sub("", text)):
                 yield f"cell {place} shows a path of one machine: {path}"
 
 
-def ends_in_summary_and_exercises(notebook: Notebook) -> Iterator[str]:
-    headings = []
-    for cell in notebook.cells:
-        if cell["cell_type"] == "markdown":
-            headings += re.findall(r"^#+ +(.+?) *$", source(cell), re.MULTILINE)
-    if headings[-2:] != ["Summary", "Exercises"]:
-        yield f"the last two headings are {headings[-2:]}, not 'Summary' and 'Exercises'"
-
-
-def is_compared(cell: dict) -> bool:
-    """Whether nbval really compares this cell: its own reading of markers and tags decides."""
-    options = dict(find_metadata_tags(cell["metadata"]) or ())
-    options.update(find_comment_markers(source(cell)))
-    ignored = options.get("skip", False) or not options.get("check", True)
-    return cell.get("execution_count") is not None and not ignored
-
-
 def is_mostly_compared(notebook: Notebook) -> Iterator[str]:
-    compared = sum(is_compared(cell) for _, cell in notebook.code)
+    """By nbval: its own reading of markers and tags decides."""
+    compared = 0
+    for place, cell in notebook.code:
+        options = dict(find_metadata_tags(cell["metadata"]) or ())
+        options.update(find_comment_markers(source(cell)))
+        ignored = options.get("skip", False) or not options.get("check", True)
+        compared += cell.get("execution_count") is not None and not ignored
+        # nbval takes `# NBVAL_SKIP: why` for an ordinary comment; the reason goes on the next line.
+        for line in re.findall(r"^.*NBVAL_.*$", source(cell), re.MULTILINE):
+            if not dict(find_comment_markers(line)):
+                yield f"cell {place}: nbval does not see the marker in: {line}"
     if compared < COMPARED_SHARE * len(notebook.code) or not compared:
         share = f"{compared} of {len(notebook.code)} code cells"
         yield f"nbval compares {share}; at least {COMPARED_SHARE:.0%} wanted"
 
 
-def markers_are_whole_comments(notebook: Notebook) -> Iterator[str]:
-    """nbval takes `# NBVAL_SKIP: why` for an ordinary comment; the reason goes on the next line."""
+# --- to a reader --------------------------------------------------------------------------------
+
+
+def lines_of_code(cell: dict) -> int:
+    """The lines of a code cell, without blank ones and without those that are only a comment."""
+    lines = [line.strip() for line in source(cell).splitlines()]
+    return sum(bool(line) and not line.startswith("#") for line in lines)
+
+
+def cells_fit_a_screen(notebook: Notebook) -> Iterator[str]:
+    for place, cell in notebook.numbered:
+        lines = source(cell).splitlines()
+        if not source(cell).strip():
+            yield f"cell {place} is empty"
+        if cell["cell_type"] == "code" and len(lines) > LINES:
+            yield f"cell {place} has {len(lines)} lines; at most {LINES}"
+        for line in lines:
+            # A table's row and an address cannot be broken.
+            if len(line) > COLUMNS and not line.lstrip().startswith("|") and "://" not in line:
+                yield f"cell {place}: {len(line)} columns, at most {COLUMNS}: {line}"
+    found = median(lines_of_code(cell) for _, cell in notebook.code)
+    if found > MEDIAN_LINES:
+        yield f"the median code cell has {found} lines of code; at most {MEDIAN_LINES}"
+
+
+def code_stands_between_prose(notebook: Notebook) -> Iterator[str]:
+    before = None
+    for place, cell in notebook.numbered:
+        if cell["cell_type"] == "code" and before != "markdown":
+            yield f"no prose before code cell {place}"
+        before = cell["cell_type"]
+    prose, code = len(notebook.prose), len(notebook.code)
+    least, most = PROSE_PER_CODE
+    if not least * code <= prose <= most * code:
+        yield f"{prose} prose cells and {code} code cells; {least} to {most} for each wanted"
+
+
+def shows_something(notebook: Notebook) -> Iterator[str]:
+    """A cell that neither defines, imports nor shows anything proves nothing to the reader."""
+    defining = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
+    for place, cell in notebook.code[1:]:  # the first one fetches the repository
+        defines = any(isinstance(statement, defining) for statement in python_of(cell).body)
+        if not cell.get("outputs") and not defines:
+            yield f"cell {place} shows nothing: end it in the value it worked out"
+
+
+def figures_are_described(notebook: Notebook) -> Iterator[str]:
+    """Whoever cannot see a figure is told what it shows: `"alt"` in the cell's metadata."""
     for place, cell in notebook.code:
-        for line in re.findall(r"^.*NBVAL_.*$", source(cell), re.MULTILINE):
-            if not dict(find_comment_markers(line)):
-                yield f"cell {place}: nbval does not see the marker in: {line}"
+        kinds = {kind for output in cell["outputs"] for kind in output.get("data", {})}
+        alt = cell["metadata"].get("alt", "").strip()
+        if kinds & {"image/png", "image/jpeg"} and len(alt) < ALT_LENGTH:
+            yield f"cell {place} shows a picture, and its metadata say about it: {alt!r}"
+
+
+def opening_links_the_glossary(notebook: Notebook) -> Iterator[str]:
+    """By its address, since a notebook opened alone in Colab has no page beside it."""
+    folder = f"{notebook.repository}/blob/main/notebooks"
+    pages = [f"({folder}/glossary.md)"]
+    if notebook.name.startswith("ko/"):
+        pages.append(f"({folder}/ko/glossary.md)")
+    if not any(page in source(notebook.cells[0]) for page in pages):
+        yield f"the first cell does not link the glossary: [glossary]{pages[0]}"
+
+
+def ends_in_summary_and_exercises(notebook: Notebook) -> Iterator[str]:
+    texts = [FENCE.sub("", text) for _, text in notebook.prose]
+    headings = re.findall(r"^#+ +(.+?) *$", "\n".join(texts), re.MULTILINE)
+    if headings[-2:] != HEADINGS[notebook.name.startswith("ko/")]:
+        yield f"the last two headings are {headings[-2:]}, not 'Summary' and 'Exercises'"
+
+
+def exercises_have_answers_that_can_be_run(notebook: Notebook) -> Iterator[str]:
+    """Code outside <details>, or a text that does not follow code, would never be tried."""
+    found = exercises(notebook.content)
+    numbers = [exercise.number for exercise in found]
+    least, most = EXERCISES
+    if not least <= len(found) <= most or numbers != list(range(1, len(found) + 1)):
+        yield f"the exercises are numbered {numbers}; {least} to {most} wanted, counted from 1"
+    for exercise in found:
+        if len(exercise.answers) != 1:
+            answers = len(exercise.answers)
+            yield f"exercise {exercise.number} has {answers} answers in <details>, not 1"
+        texts = [block.shown for block in exercise.blocks if block.shown is not None]
+        for kind, read in (("python", exercise.blocks), ("text", texts)):
+            written = exercise.text.count(f"```{kind}")
+            if written != len(read):
+                of_these = f"{written} {kind} blocks, of which {len(read)} belong to an answer"
+                yield f"exercise {exercise.number} has {of_these}"
 
 
 CHECKS = (
     is_well_formed,
     parses,
     is_executed_in_order,
-    cells_are_small,
-    lines_are_narrow,
-    has_no_empty_cell,
-    prose_comes_before_code,
-    shows_something,
-    has_badge,
-    asks_for_t4,
-    names_python_kernel,
+    opens_in_colab_on_a_t4,
     fetches_repository,
-    keeps_no_stderr,
-    keeps_no_widget_state,
-    shows_no_local_path,
-    ends_in_summary_and_exercises,
+    keeps_nothing_of_one_machine,
     is_mostly_compared,
-    markers_are_whole_comments,
+    cells_fit_a_screen,
+    code_stands_between_prose,
+    shows_something,
+    figures_are_described,
+    opening_links_the_glossary,
+    ends_in_summary_and_exercises,
+    exercises_have_answers_that_can_be_run,
 )

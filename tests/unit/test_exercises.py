@@ -1,8 +1,6 @@
 """The code in the answers to exercises runs after its notebook, and shows what is printed there.
 
-Covered: every notebook whose answers hold code, in a fresh kernel each, without a GPU; and that a
-wrong text and an error are found (tests/notebooks/answers.py).
-Not covered: the Korean notebooks, whose answers hold the same code (test_editions.py).
+In a fresh kernel for each notebook, without a GPU. The Korean answers hold the same code.
 """
 
 from __future__ import annotations
@@ -44,12 +42,8 @@ def test_answers(path):
 
 
 def test_there_are_answers_to_run():
-    blocks = [
-        block
-        for path in NOTEBOOKS
-        for exercise in answers.exercises(read(path))
-        for block in exercise.blocks
-    ]
+    found = [exercise for path in NOTEBOOKS for exercise in answers.exercises(read(path))]
+    blocks = [block for exercise in found for block in exercise.blocks]
     assert sum(block.shown is not None for block in blocks) > len(blocks) / 2 > 10
 
 
@@ -72,18 +66,11 @@ def notebook(*given, cells=("two = 2",)):
 
 
 def test_blocks_are_read_with_the_number_of_their_exercise():
-    first, second = answers.exercises(notebook("No code.", answer("for n in []:\n    n", "1\n 2")))
-    assert (first.number, first.blocks) == (1, [])
-    assert (second.number, second.blocks) == (
-        2,
-        [answers.Block("for n in []:\n    n\n", "1\n 2\n")],
-    )
-
-
-def test_a_second_block_of_code_takes_no_text_of_another():
-    several = answer("1\n```\n\nOr:\n\n```python\n2", "2")
-    (exercise,) = answers.exercises(notebook(several))
-    assert [block.shown for block in exercise.blocks] == [None, "2\n"]
+    two = answer("for n in []:\n    n\n```\n\nOr:\n\n```python\n2", "1\n 2")
+    first, second = answers.exercises(notebook("No code.", two))
+    assert (first.number, first.blocks) == (1, []) and second.number == 2
+    blocks = [answers.Block("for n in []:\n    n\n", None), answers.Block("2\n", "1\n 2\n")]
+    assert second.blocks == blocks
 
 
 def test_right_answers_pass(tmp_path):

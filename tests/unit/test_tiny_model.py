@@ -11,27 +11,18 @@ import torch
 from llava_lessons.tiny import language, packing
 from llava_lessons.tiny.build import build_model
 from llava_lessons.tiny.evaluate import measure
-from llava_lessons.tiny.language import train_language
 from llava_lessons.tiny.optimise import full_precision
-from llava_lessons.tiny.packing import Encoder, pack
 from llava_lessons.tiny.scenes import sample_scene
 from llava_lessons.tiny.train import STAGES, Recipe, main, train
 from llava_nb import load
 from llava_nb.catalog import find
 
 RECORDED = json.loads((Path(__file__).parents[1] / "data" / "templates.json").read_text())
-WEIGHTS = find("tiny").folder
 
 
-def test_the_weights_are_below_8_mb():
-    assert (WEIGHTS / "model.safetensors").stat().st_size < 8e6
-
-
-def test_it_reads_layer_minus_two_as_llava_1_5_does(tiny):
+def test_it_is_small_and_built_as_llava_1_5_is(tiny):
+    assert (find("tiny").folder / "model.safetensors").stat().st_size < 8e6
     assert tiny.model.config.vision_feature_layer == -2
-
-
-def test_it_has_the_classes_of_the_real_one(tiny):
     parts = (tiny.model, tiny.model.model.vision_tower, tiny.model.model.language_model)
     names = [type(part).__name__ for part in parts]
     assert names == ["LlavaForConditionalGeneration", "CLIPVisionModel", "LlamaModel"]
@@ -67,38 +58,42 @@ def test_it_says_so_when_it_cannot_tell(tiny, picture):
     assert answer.text == "I cannot tell from this picture."
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_a_packed_row_sees_what_a_single_question_sees(attention, monkeypatch):
+# --- training -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["sdpa", "eager"])
+def unrounded(request, monkeypatch):
+    """The model as it was trained, with one of the two kinds of attention; no word is hidden."""
     monkeypatch.setattr(packing, "HIDDEN_WORDS", 0)
     llava = load("tiny", quantization=None)
-    llava.model.set_attn_implementation(attention)
-    encoder, scene = Encoder(llava.processor.tokenizer), sample_scene(Random(1), count=2)
-    packed = pack(Random(2), encoder, [scene], seeing=True)
+    llava.model.set_attn_implementation(request.param)
+    yield llava
+    llava.close()  # with the attention that it was given here
+
+
+def test_a_packed_row_sees_what_a_single_question_sees(unrounded, monkeypatch):
+    encoder = packing.Encoder(unrounded.processor.tokenizer)
+    scene = sample_scene(Random(1), count=2)
+    packed = packing.pack(Random(2), encoder, [scene], seeing=True)
     last = packing.conversations(Random(2), scene)[-1]
     monkeypatch.setattr(packing, "conversations", lambda random, scene, weights: [last])
-    alone = pack(Random(2), encoder, [scene], seeing=True)
+    alone = packing.pack(Random(2), encoder, [scene], seeing=True)
     prefix = len(encoder.before) + 64  # what stands before the first question
     packed.weights[:, : prefix - alone.ids.shape[1]] = 0  # only the last conversation counts
-    losses = [language.answer_loss(llava.model, batch).item() for batch in (alone, packed)]
-    llava.close()  # with the attention that it was given here
-    assert abs(losses[0] - losses[1]) < 1e-4, losses
+    losses = [language.answer_loss(unrounded.model, batch).item() for batch in (alone, packed)]
+    assert abs(losses[0] - losses[1]) < 1e-3, losses
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_no_token_sees_what_comes_after_it(attention, monkeypatch):
+def test_no_token_sees_what_comes_after_it(unrounded):
     """If one did, training would go well and the model would answer nonsense."""
-    monkeypatch.setattr(packing, "HIDDEN_WORDS", 0)
-    llava = load("tiny", quantization=None)
-    llava.model.set_attn_implementation(attention)
-    encoder, scene = Encoder(llava.processor.tokenizer), sample_scene(Random(1), count=2)
-    batch = pack(Random(2), encoder, [scene], seeing=True)
+    encoder = packing.Encoder(unrounded.processor.tokenizer)
+    batch = packing.pack(Random(2), encoder, [sample_scene(Random(1), count=2)], seeing=True)
     early = batch.ids.shape[1] * 3 // 4
     batch.weights[:, early:] = 0
-    before = language.answer_loss(llava.model, batch).item()
+    before = language.answer_loss(unrounded.model, batch).item()
     batch.ids[:, early:] = 7
-    after = language.answer_loss(llava.model, batch).item()
-    llava.close()
-    assert abs(before - after) < 1e-5, (before, after)
+    after = language.answer_loss(unrounded.model, batch).item()
+    assert abs(before - after) < 1e-4, (before, after)
 
 
 @pytest.fixture
@@ -122,12 +117,9 @@ def test_alignment_changes_the_projector_alone(few_texts):
     none = Recipe(**dict.fromkeys(STAGES, 0), language_batch=2)
     before, _ = train(none)
     after, _ = train(replace(none, align=1))
-    changed = {
-        name.split(".")[1]
-        for (name, one), other in zip(before.named_parameters(), after.parameters(), strict=True)
-        if not torch.equal(one, other)
-    }
-    assert changed == {"multi_modal_projector"}
+    pairs = zip(before.named_parameters(), after.parameters(), strict=True)
+    changed = {name for (name, one), other in pairs if not torch.equal(one, other)}
+    assert {name.split(".")[1] for name in changed} == {"multi_modal_projector"}
 
 
 def test_a_stage_asks_what_it_is_told_to_ask(tiny, monkeypatch):
@@ -139,9 +131,9 @@ def test_a_stage_asks_what_it_is_told_to_ask(tiny, monkeypatch):
         return pack(random, encoder, scenes, **options)
 
     monkeypatch.setattr("llava_lessons.tiny.language.pack", keep)
-    model = build_model(tiny.processor.tokenizer)
+    tokenizer = tiny.processor.tokenizer
     settings = {"steps": 3, "batch_size": 8, "precision": full_precision}
     settings |= {"progress": lambda *_: None, "weights": {"count": 1, "colour": 1}}
-    train_language(model, tiny.processor.tokenizer, "tune", recoloured=0, **settings)
+    language.train_language(build_model(tokenizer), tokenizer, "tune", recoloured=0, **settings)
     assert [weights for _, weights in packed] == [{"count": 1, "colour": 1}] * 3
     assert all(thing.colour for scenes, _ in packed for scene in scenes for thing in scene.things)

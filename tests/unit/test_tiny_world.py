@@ -1,5 +1,6 @@
 """The drawn world: what is drawn, what is kept out of training, and that answers are true."""
 
+from dataclasses import replace
 from random import Random
 
 import numpy
@@ -7,8 +8,10 @@ import pytest
 import torch
 
 from llava_lessons.tiny import phrasings, unanswerable
-from llava_lessons.tiny.build import PATCH, SIDE
-from llava_lessons.tiny.packing import put_questions
+from llava_lessons.tiny.build import PATCH, SIDE, build_tokenizer
+from llava_lessons.tiny.held_out import HeldOutWords
+from llava_lessons.tiny.language import without
+from llava_lessons.tiny.packing import Encoder, pack, put_questions, sample_texts
 from llava_lessons.tiny.questions import KINDS, NUMBERS, ask, describe_scene
 from llava_lessons.tiny.recolour import barred_shapes, nearest_colour, recolour
 from llava_lessons.tiny.scenes import (
@@ -17,7 +20,6 @@ from llava_lessons.tiny.scenes import (
     HELD_OUT_PAIRS,
     LAYOUTS,
     SHAPES,
-    SIZES,
     draw,
     sample_scene,
 )
@@ -35,8 +37,7 @@ def scenes(number, seed=0, **options):
     return [sample_scene(random, **options) for _ in range(number)]
 
 
-def test_the_world_is_large_enough():
-    assert len(SHAPES) >= 4 and len(COLOURS) >= 6 and len(SIZES) == 2
+# --- what is drawn ------------------------------------------------------------------------------
 
 
 def test_the_same_seed_draws_the_same_picture():
@@ -66,6 +67,78 @@ def test_a_thing_shows_in_its_colour_where_it_stands():
             assert tuple(pixels[round(thing.y * 224), round(thing.x * 224)]) == thing.rgb, thing
 
 
+def test_a_fading_thing_and_a_backdrop_are_drawn():
+    random = Random(1)
+    freely = (recolour(random, each, freely=True) for each in scenes(50, count=1))
+    scene = next(s for s in freely if s.backdrop and s.things[0].fading_to and s.style == "plain")
+    pixels, thing = numpy.asarray(draw(scene, 224)).astype(int), scene.things[0]
+    assert tuple(pixels[1, 1]) == scene.backdrop
+    middle = pixels[round(thing.y * 224), round(thing.x * 224)]
+    expected = (numpy.array(thing.rgb) + numpy.array(thing.fading_to)) / 2
+    assert abs(middle - expected).max() < 12, (middle, expected)
+
+
+def test_training_sees_what_the_processor_makes(tiny):
+    for scene in scenes(20):
+        made = tiny.processor.image_processor(draw(scene, SIDE), return_tensors="np")
+        assert numpy.abs(made["pixel_values"][0] - to_pixels(scene)).max() < 1e-4, scene
+
+
+# --- what is asked ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_asked_with_both_wordings(kind):
+    random = Random(1)
+    asked = [ask(random, scene, kind, held_out=i % 2 == 0) for i, scene in enumerate(scenes(80))]
+    assert sum(question is not None for question in asked) > 20
+
+
+def test_counts_and_captions_are_true():
+    random = Random(2)
+    for scene in scenes(100):
+        assert ask(random, scene, "count").answer == NUMBERS[len(scene.things)] + "."
+        caption = describe_scene(scene)
+        assert all(thing.phrase in caption for thing in scene.things), caption
+        assert scene.background in caption
+
+
+def test_a_yes_is_there_and_a_no_is_not():
+    random, answers = Random(3), []
+    for scene in scenes(300):
+        question = ask(random, scene, "exist")
+        words = set(question.text.lower().strip(".?").split()) if question else set()
+        if words & set(SHAPES) and "anything" not in words:
+            colours = words & set(COLOURS) or set(COLOURS)
+            there = any(t.shape in words and t.colour in colours for t in scene.things)
+            assert question.answer == ("Yes." if there else "No."), (question, scene)
+            answers.append(question.answer)
+    assert 0.3 < answers.count("Yes.") / len(answers) < 0.7
+
+
+def test_what_is_to_the_left_is_further_left():
+    random, checked = Random(4), 0
+    for scene in scenes(1500):
+        question = ask(random, scene, "side")
+        if question is not None and question.about is not None and "left" in question.text:
+            assert any(t.x > question.about.x for t in scene.things), question
+            assert question.answer == f"A {question.about.phrase}.", question
+            checked += 1
+    assert checked > 60, checked
+
+
+def test_patch_labels_are_of_the_thing_that_is_there():
+    scene = scenes(1, seed=5, count=1)[0]
+    thing = scene.things[0]
+    row = int((thing.y + (1 - scene.height) / 2) * SIDE // PATCH)
+    column = int((thing.x + (1 - scene.width) / 2) * SIDE // PATCH)
+    found = patch_labels(scene)["shape"][row * (SIDE // PATCH) + column]
+    assert found == SHAPES.index(thing.shape)
+
+
+# --- what is held out ---------------------------------------------------------------------------
+
+
 def test_held_out_pairs_are_never_drawn_in_training():
     drawn = {(t.colour, t.shape) for scene in scenes(2000) for t in scene.things}
     assert len(drawn) == len(ALL_PAIRS) - len(HELD_OUT_PAIRS) and not drawn & HELD_OUT_PAIRS
@@ -73,48 +146,31 @@ def test_held_out_pairs_are_never_drawn_in_training():
 
 def test_held_out_pairs_are_never_named_in_training():
     random = Random(0)
-    texts = [
-        f"{question.text} {question.answer}"
-        for scene in scenes(1500)
-        for question in put_questions(random, scene, 8)
-    ]
+    asked = [put_questions(random, scene, 8) for scene in scenes(1500)]
+    texts = [f"{question.text} {question.answer}" for each in asked for question in each]
     named = [text for text in texts for c, s in HELD_OUT_PAIRS if f"{c} {s}" in text]
     assert len(texts) == 12_000 and not named, named[:3]
 
 
-def test_recolouring_never_comes_near_a_held_out_pair():
-    random = Random(0)
-    for scene in scenes(300):
-        for thing in recolour(random, scene).things:
-            assert (nearest_colour(thing.rgb), thing.shape) not in HELD_OUT_PAIRS
+def test_held_out_wordings_are_none_of_the_trained():
+    for kind, wordings in phrasings.HELD_OUT.items():
+        assert not set(wordings) & set(phrasings.TRAINED[kind]), kind
+    assert not set(unanswerable.HELD_OUT) & set(unanswerable.TRAINED)
+    assert not set(unanswerable.NEW_NOUNS) & set(unanswerable.NOUNS)
 
 
-def test_recolouring_freely_comes_no_nearer_in_any_part_of_a_fading():
+@pytest.mark.parametrize("freely", [False, True])
+def test_recolouring_never_comes_near_a_held_out_pair(freely):
+    """Nor does any part of a fading."""
     random, fading = Random(0), 0
     for scene in scenes(300):
-        for thing in recolour(random, scene, freely=True).things:
-            if thing.fading_to is not None:
-                fading += 1
-                middle = tuple(
-                    (a + b) // 2 for a, b in zip(thing.rgb, thing.fading_to, strict=True)
-                )
-                names = {nearest_colour(rgb) for rgb in (thing.rgb, middle, thing.fading_to)}
-                assert not {(name, thing.shape) for name in names} & HELD_OUT_PAIRS, thing
-    assert fading > 50, fading
-
-
-def test_a_fading_thing_and_a_backdrop_are_drawn():
-    random = Random(1)
-    scene = next(
-        s
-        for s in (recolour(random, each, freely=True) for each in scenes(50, count=1))
-        if s.backdrop and s.things[0].fading_to and s.style == "plain"
-    )
-    pixels, thing = numpy.asarray(draw(scene, 224)).astype(int), scene.things[0]
-    assert tuple(pixels[1, 1]) == scene.backdrop
-    middle = pixels[round(thing.y * 224), round(thing.x * 224)]
-    expected = (numpy.array(thing.rgb) + numpy.array(thing.fading_to)) / 2
-    assert abs(middle - expected).max() < 12, (middle, expected)
+        for thing in recolour(random, scene, freely=freely).things:
+            ends = (thing.rgb, thing.fading_to or thing.rgb)
+            middle = tuple((a + b) // 2 for a, b in zip(*ends, strict=True))
+            names = {nearest_colour(rgb) for rgb in (*ends, middle)}
+            assert not {(name, thing.shape) for name in names} & HELD_OUT_PAIRS, thing
+            fading += thing.fading_to is not None
+    assert fading > 50 if freely else fading == 0, fading
 
 
 def test_no_colour_is_taught_to_rule_its_held_out_shape_out():
@@ -138,73 +194,63 @@ def test_no_colour_is_taught_to_rule_its_held_out_shape_out():
     assert patches.any() and pushed[star] == 0 and (pushed > 0).sum() == 4, pushed
 
 
-def test_held_out_wordings_are_none_of_the_trained():
-    for kind, wordings in phrasings.HELD_OUT.items():
-        assert not set(wordings) & set(phrasings.TRAINED[kind]), kind
-    assert not set(unanswerable.HELD_OUT) & set(unanswerable.TRAINED)
-    assert not set(unanswerable.NEW_NOUNS) & set(unanswerable.NOUNS)
+# --- held-out words: pushed neither up nor down -------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_is_asked_with_both_wordings(kind):
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer(sample_texts(scenes=300))
+
+
+def barred(tokenizer, answer, **about):
+    """The words of an answer, and what each is not compared with; `about` changes a thing."""
+    thing = replace(scenes(1, count=1)[0].things[0], **about) if about else None
+    ids = tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]
+    found = {}
+    for number, others in zip(ids, HeldOutWords(tokenizer).beside(ids, thing), strict=True):
+        words = [tokenizer.decode([each]).strip() for each in others if each >= 0]
+        found |= {tokenizer.decode([number]).strip(): words} if words else {}
+    return found
+
+
+def test_in_a_caption_each_pair_bars_its_other_halves(tokenizer):
+    # Held out: red star, purple square, yellow circle, and no pair with cyan.
+    found = barred(tokenizer, "A large red square above a small cyan circle.")
+    assert found == {"red": ["purple"], "square": ["star"], "cyan": ["yellow"]}
+
+
+def test_of_a_single_word_the_thing_tells_the_other_half(tokenizer):
+    green = {"colour": "green", "shape": "square"}
+    assert barred(tokenizer, "A square.", **green) == {"square": ["cross"]}
+    assert barred(tokenizer, "Green.", **green) == {"Green": ["Purple"]}
+    bluish = {"colour": "", "rgb": (40, 70, 220), "shape": "star"}  # without a name: the nearest
+    assert barred(tokenizer, "A star.", **bluish) == {"star": ["triangle"]}
+
+
+@pytest.mark.parametrize("answer", ["Yes.", "Two.", "White.", "I cannot tell from this picture."])
+def test_other_answers_are_compared_with_all(tokenizer, answer):
+    assert barred(tokenizer, answer, colour="green", shape="square") == {}
+
+
+def test_a_barred_word_is_pushed_neither_up_nor_down():
+    logits = torch.randn(2, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    rows = without(logits, torch.tensor([[3, -1], [-1, -1]]))
+    torch.nn.functional.cross_entropy(rows, torch.tensor([1, 1])).backward()
+    assert logits.grad[0, 3] == 0 and logits.grad[1, 3] != 0, logits.grad
+
+
+def test_in_a_batch_no_answer_is_compared_with_a_held_out_pair(tokenizer):
     random = Random(1)
-    asked = [ask(random, scene, kind, held_out=i % 2 == 0) for i, scene in enumerate(scenes(80))]
-    assert sum(question is not None for question in asked) > 20
-
-
-def test_counts_are_true():
-    random = Random(2)
-    for scene in scenes(50):
-        assert ask(random, scene, "count").answer == NUMBERS[len(scene.things)] + "."
-
-
-def test_a_yes_is_there_and_a_no_is_not():
-    random, answers = Random(3), []
-    for scene in scenes(300):
-        question = ask(random, scene, "exist")
-        if question is not None and "anything" not in question.text:
-            words = set(question.text.lower().strip(".?").split())
-            there = any(
-                words & {t.shape} and (not words & set(COLOURS) or t.colour in words)
-                for t in scene.things
-            )
-            if words & set(SHAPES):
-                assert question.answer == ("Yes." if there else "No."), (question, scene)
-                answers.append(question.answer)
-    assert 0.3 < answers.count("Yes.") / len(answers) < 0.7
-
-
-def test_what_is_to_the_left_is_further_left():
-    random, checked = Random(4), 0
-    for scene in scenes(1500):
-        question = ask(random, scene, "side")
-        if question is None or question.about is None or "left" not in question.text:
-            continue
-        others = [t for t in scene.things if t != question.about and t.x > question.about.x]
-        assert others and question.answer == f"A {question.about.phrase}.", question
-        checked += 1
-    assert checked > 60, checked
-
-
-def test_a_caption_names_everything():
-    for scene in scenes(100):
-        caption = describe_scene(scene)
-        assert (
-            all(thing.phrase in caption for thing in scene.things) and scene.background in caption
+    batch = pack(random, Encoder(tokenizer), [sample_scene(random) for _ in range(24)], seeing=True)
+    words = [word.lstrip("Ġ") for word in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
+    held_shapes, seen = {shape for _, shape in HELD_OUT_PAIRS}, 0
+    for row, place in (batch.labels >= 0).nonzero().tolist():
+        # Two words of an answer that follow each other, the first as told, not as hidden.
+        colour, shape = (
+            words[each] if each >= 0 else "" for each in batch.labels[row, place - 1 : place + 1]
         )
-
-
-def test_patch_labels_are_of_the_thing_that_is_there():
-    scene = scenes(1, seed=5, count=1)[0]
-    labels = patch_labels(scene)
-    dx, dy = (1 - scene.width) / 2, (1 - scene.height) / 2
-    thing = scene.things[0]
-    row, column = int((thing.y + dy) * SIDE // PATCH), int((thing.x + dx) * SIDE // PATCH)
-    assert labels["shape"][row * (SIDE // PATCH) + column] == SHAPES.index(thing.shape)
-
-
-def test_training_sees_what_the_processor_makes(tiny):
-    for scene in scenes(20):
-        made = tiny.processor.image_processor(draw(scene, SIDE), return_tensors="np")
-        difference = numpy.abs(made["pixel_values"][0] - to_pixels(scene)).max()
-        assert difference < 1e-5, (scene, difference)
+        held = [shape for named, shape in HELD_OUT_PAIRS if named == colour]
+        if held and shape in held_shapes:
+            assert [words[each] for each in batch.barred[row, place] if each >= 0] == held
+            seen += 1
+    assert seen > 20, seen
