@@ -1,8 +1,10 @@
-"""What llava_nb raises when a person can put it right.
+"""What llava_nb raises when a person can put it right, and foreign text made fit for a message.
 
-Every message is the repair: what is wrong, with the numbers, and the next step.
-Nothing else belongs here; faults of our own stay ordinary exceptions.
+Every message is the repair: what is wrong, with the numbers, and the next step. Faults of our own
+stay ordinary exceptions.
 """
+
+from __future__ import annotations
 
 
 class LlavaNbError(Exception):
@@ -27,3 +29,14 @@ class OutOfVramError(LlavaNbError):
 
 class PromptError(LlavaNbError):
     """A prompt, its pictures and its settings do not go together."""
+
+
+def plain(text: object, limit: int = 120) -> str:
+    """Foreign text for a message: one line, nothing that steers a terminal, shortened."""
+    line = str(text)
+    if len(line) > limit:
+        line = line[: limit - 33] + "..." + line[-30:]
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in line
+    )

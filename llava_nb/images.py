@@ -1,35 +1,34 @@
-"""open_image(): whatever a person calls a picture, as an upright RGB picture.
-
-Covered: paths, http(s) addresses, bytes, data URIs, PIL images, numpy arrays and upload values of
-ipywidgets 7 and 8; the limit in bytes; messages that say what to give instead.
-Not covered: decoding (pixels.py), the network (remote.py), many pictures (`folder/`), and padding
-to a square, which belongs to the model.
-"""
+"""open_image(): whatever a person calls a picture, as an upright RGB picture."""
 
 from __future__ import annotations
 
 import base64
-import binascii
+import difflib
+import io
+import math
 import os
 import re
 import stat
 import sys
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from numbers import Real
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from PIL import Image
 
-from .errors import ImageError
-from .pixels import decode, from_array, to_rgb
-from .repairs import TAKEN, no_such_file, not_taken, plain
+from .download import MAX_BYTES, MAX_REDIRECTS, TIMEOUT, Content, fetch
+from .errors import ImageError, LlavaNbError, plain
+from .pixels import MAX_PIXELS, decode, from_array, from_pil
 
-MAX_BYTES = 50 * 2**20
-MAX_PIXELS = 100_000_000
-TIMEOUT = 20.0
-MAX_REDIRECTS = 5
-
+TAKEN = (
+    "a path, an http(s) address, bytes, a data URI, a PIL image, a numpy array, "
+    "or the value of an upload widget"
+)
+_BUFFERS = (bytes, bytearray, memoryview)
 _SCHEMES_WITHOUT_SLASHES = ("about", "blob", "file", "ftp", "javascript", "mailto", "view-source")
 
 
@@ -49,47 +48,91 @@ def open_image(
     - a path (str or Path), or an http or https address;
     - bytes, bytearray or memoryview of an image file, or a data URI;
     - a PIL image (never modified);
-    - a numpy array, height x width, optionally x 1, 3 or 4 channels, of uint8, bool, uint16
-      (0 to 65535) or floats from 0 to 1;
+    - a numpy array, height x width, optionally x 1, 3 or 4 channels, of uint8, bool, uint16 or
+      floats from 0 to 1;
     - the value of an ipywidgets FileUpload, version 7 (a dict by file name) or 8 (a tuple of
       dicts), or one entry of it; of several files the last.
 
-    Of an animation the first frame counts. Limits: `max_bytes` (50 MiB) for the file, counted
-    after any content encoding; `max_pixels` (100 million), checked before decoding; `timeout`
-    (20 seconds) for the whole of a download; `max_redirects` (5). Addresses inside a private
-    network, or of this machine, are refused unless `allow_private` is true.
+    Every format opens that Pillow, or a plugin registered with it, decodes, but EPS, which would
+    start another program. Of an animation or a file of several pages the first counts. Greys of
+    more than 8 bits are scaled by the range that they use. More than 50 million pixels come back
+    reduced by a whole factor.
+
+    Limits: `max_bytes` (50 MiB) for the file, counted after any content encoding; `max_pixels`
+    (100 million; for WebP a third, for AVIF half of it), checked before decoding; `timeout` (20
+    seconds) for the whole of a download; `max_redirects` (5). Addresses inside a private network,
+    or of this machine, are refused unless `allow_private` is true.
 
     Raises ImageError, whose message is the repair.
     """
-    if isinstance(source, Image.Image):
-        return to_rgb(source, "The PIL image", max_pixels=max_pixels)
-    numpy = sys.modules.get("numpy")  # whoever has an array has imported numpy
-    if numpy is not None and isinstance(source, numpy.ndarray):
-        return from_array(source, max_pixels=max_pixels)
-    content_type = ""
-    if isinstance(source, str) and re.match(r"\s*https?:", source, re.IGNORECASE):
-        from .remote import fetch  # loads requests
+    limits = {"max_bytes": max_bytes, "max_pixels": max_pixels, "timeout": timeout}
+    for name, value in {**limits, "max_redirects": max_redirects}.items():
+        if not isinstance(value, Real) or not math.isfinite(value) or value < 0:
+            raise ImageError(f"{name} is {plain(repr(value), 60)}: give a number from 0 on.")
+    try:
+        if isinstance(source, Image.Image):
+            return from_pil(source, max_pixels=max_pixels)
+        numpy = sys.modules.get("numpy")  # whoever has an array has imported numpy
+        if numpy is not None and isinstance(source, numpy.ndarray):
+            return from_array(source, max_pixels=max_pixels)
+        content = read(
+            source,
+            max_bytes=max_bytes,
+            timeout=timeout,
+            max_redirects=max_redirects,
+            allow_private=allow_private,
+        )
+        return decode(
+            content.data, content.name, max_pixels=max_pixels, content_type=content.content_type
+        )
+    except LlavaNbError:
+        raise
+    except Exception as error:  # other people's objects raise whatever they like when looked at
+        cause = f"{type(error).__name__}: {plain(error)}"
+        raise ImageError(
+            f"open_image cannot use {_kind(source)} ({cause}): give {TAKEN}."
+        ) from error
 
-        download = fetch(
+
+# Reading: from what a person gave to the bytes of a file.
+
+
+def read(
+    source: Any,
+    *,
+    max_bytes: int = MAX_BYTES,
+    timeout: float = TIMEOUT,
+    max_redirects: int = MAX_REDIRECTS,
+    allow_private: bool = False,
+) -> Content:
+    """Return the bytes behind a path, an address, a data URI, bytes or an upload, undecoded.
+
+    The options are those of `open_image`. Raises ImageError.
+    """
+    if is_address(source):
+        return fetch(
             source.strip(),
             max_bytes=max_bytes,
             timeout=timeout,
             max_redirects=max_redirects,
             allow_private=allow_private,
         )
-        name, data, content_type = download.name, download.data, download.content_type
-    elif isinstance(source, str) and source.lstrip()[:5].lower() == "data:":
-        name, data = "The data URI", _from_data_uri(source.strip(), max_bytes)
-    elif isinstance(source, str | os.PathLike):
-        name, data = _from_path(source, max_bytes)
-    elif isinstance(source, bytes | bytearray | memoryview):
-        name, data = "The bytes given", _from_buffer(source, "The bytes given", max_bytes)
-    else:
-        name, data = _from_upload(source, max_bytes)
-    return decode(data, name, max_pixels=max_pixels, content_type=content_type)
+    if isinstance(source, str) and source.lstrip()[:5].lower() == "data:":
+        return _from_data_uri(source.strip(), max_bytes)
+    if isinstance(source, str | os.PathLike):
+        return read_file(source, max_bytes)
+    if isinstance(source, _BUFFERS):
+        return _from_buffer(source, "The bytes given", max_bytes)
+    return _from_upload(source, max_bytes)
 
 
-def _check_size(size: int, name: str, max_bytes: int) -> None:
+def is_address(source: Any) -> bool:
+    """Whether `source` is text that begins as an http or https address does."""
+    return isinstance(source, str) and bool(re.match(r"\s*https?:", source, re.IGNORECASE))
+
+
+def check_size(size: int, name: str, max_bytes: int = MAX_BYTES) -> None:
+    """Raise ImageError if `size`, the bytes of the file that messages call `name`, is too large."""
     if size > max_bytes:
         raise ImageError(
             f"{name} has {size / 2**20:.1f} MiB; the limit is {max_bytes / 2**20:.1f} MiB. Save "
@@ -97,70 +140,35 @@ def _check_size(size: int, name: str, max_bytes: int) -> None:
         )
 
 
-def _from_buffer(buffer: bytes | bytearray | memoryview, name: str, max_bytes: int) -> bytes:
-    size = memoryview(buffer).nbytes
-    if size == 0:
-        raise _nothing_arrived(name)
-    _check_size(size, name, max_bytes)
-    return bytes(buffer)
+def find_path(source: str | os.PathLike) -> Path:
+    """Return the path, with `~` expanded, in the Unicode form in which it is on the disk.
+
+    A Mac writes é as e and an accent (NFD), Windows and Linux as one letter (NFC): where the name
+    as given is missing, one that reads the same is taken, folder by folder.
+    """
+    path = Path(os.fsdecode(source)).expanduser()
+    if str(path).isascii() or os.path.lexists(path):
+        return path
+    found = Path(path.anchor)
+    for part in path.parts[1 if path.anchor else 0 :]:
+        if not os.path.lexists(found / part):
+            wanted = unicodedata.normalize("NFC", part)
+            try:
+                names = (entry.name for entry in os.scandir(found))
+                part = next(n for n in names if unicodedata.normalize("NFC", n) == wanted)
+            except (OSError, StopIteration):
+                return path
+        found /= part
+    return found
 
 
-def _nothing_arrived(name: str) -> ImageError:
-    return ImageError(
-        f"{name}: nothing arrived (0 bytes). The file was probably over the upload limit of the "
-        "notebook; give its path or an http(s) address instead, or a smaller file."
-    )
-
-
-def _from_upload(value: Any, max_bytes: int) -> tuple[str, bytes]:
-    if isinstance(value, Mapping | tuple | list) and not value:
-        raise _nothing_arrived("The upload")
-    entry = value
-    if isinstance(value, tuple | list):
-        entry = value[-1]
-    elif isinstance(value, Mapping) and not _is_upload_entry(value):
-        entry = list(value.values())[-1]
-    if not _is_upload_entry(entry):
-        raise ImageError(not_taken(value))
-    told = entry.get("name") or (entry.get("metadata") or {}).get("name") or "without a name"
-    name = f"The upload '{plain(told)}'"
-    return name, _from_buffer(entry["content"], name, max_bytes)
-
-
-def _is_upload_entry(value: Any) -> bool:
-    buffers = (bytes, bytearray, memoryview)
-    return isinstance(value, Mapping) and isinstance(value.get("content"), buffers)
-
-
-def _from_data_uri(uri: str, max_bytes: int) -> bytes:
-    header, comma, payload = uri.partition(",")
-    if not comma:
-        raise ImageError(
-            f"The data URI '{plain(uri, 80)}' has no comma, so no content: it reads "
-            "data:image/png;base64,<content>. Copy it again in full."
-        )
-    data = unquote_to_bytes(payload)
-    if header.lower().replace(" ", "").endswith(";base64"):
-        packed = b"".join(data.split()).rstrip(b"=")
-        try:
-            data = base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
-        except binascii.Error as error:
-            raise ImageError(
-                f"The data URI '{plain(uri, 80)}' does not hold valid base64 ({error}). "
-                "Copy it again in full."
-            ) from error
-    if not data:
-        raise ImageError(f"The data URI '{plain(uri, 80)}' has no content after the comma.")
-    _check_size(len(data), "The data URI", max_bytes)
-    return data
-
-
-def _from_path(source: str | os.PathLike, max_bytes: int) -> tuple[str, bytes]:
+def read_file(source: str | os.PathLike, max_bytes: int = MAX_BYTES) -> Content:
+    """Return the bytes of one file. Raises ImageError."""
     text = os.fsdecode(source)
     _refuse_other_schemes(text, is_text=isinstance(source, str))
     name = f"'{plain(text)}'"
     try:
-        path = Path(text).expanduser()
+        path = find_path(source)
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise ImageError(
@@ -169,18 +177,35 @@ def _from_path(source: str | os.PathLike, max_bytes: int) -> tuple[str, bytes]:
             )
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(f"{name} is a device or a pipe: give the path of an image file.")
-        _check_size(status.st_size, name, max_bytes)
+        check_size(status.st_size, name, max_bytes)
         with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
+            data = file.read(int(max_bytes) + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageError(no_such_file(path, text)) from error
     except (OSError, ValueError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = plain(getattr(error, "strerror", None) or error)
         raise ImageError(f"{name} cannot be read ({reason}): give {TAKEN}.") from error
     if not data:
         raise ImageError(f"{name} is empty (0 bytes): save, copy or upload it again.")
-    _check_size(len(data), name, max_bytes)
-    return name, data
+    check_size(len(data), name, max_bytes)
+    return Content(name, data)
+
+
+def no_such_file(path: Path, text: str) -> str:
+    """The message for a path where nothing is; `text` is what the person wrote."""
+    message = f"There is no file '{plain(text)}' (looked in '{plain(path.parent.absolute())}')."
+    if text.lower().startswith("www."):
+        return f"{message} For an address write https:// in front of it."
+    try:
+        # A folder may hold millions of files; a suggestion is not worth reading them all.
+        names = {entry.name.lower(): entry.name for entry in islice(os.scandir(path.parent), 9999)}
+    except OSError:
+        return f"{message} That folder does not exist either: check the path."
+    near = difflib.get_close_matches(path.name.lower(), names, n=3)
+    if near:
+        choices = " or ".join(f"'{plain(names[name])}'" for name in near)
+        return f"{message} Did you mean {choices}?"
+    return f"{message} Check the name, or upload the file first."
 
 
 def _refuse_other_schemes(text: str, *, is_text: bool) -> None:
@@ -198,3 +223,93 @@ def _refuse_other_schemes(text: str, *, is_text: bool) -> None:
             f"'{plain(text)}' is a {scheme}: address; only http and https are opened. "
             f"Save the picture and give {repair}, or give its http(s) address."
         )
+
+
+def _from_data_uri(uri: str, max_bytes: int) -> Content:
+    shown = f"The data URI '{plain(uri, 80)}'"
+    header, comma, payload = uri.partition(",")
+    if not comma:
+        raise ImageError(
+            f"{shown} has no comma, so no content: it reads data:image/png;base64,<content>. "
+            "Copy it again in full."
+        )
+    try:
+        data = unquote_to_bytes(payload)
+        if header.lower().replace(" ", "").endswith(";base64"):
+            packed = b"".join(data.split()).rstrip(b"=")
+            data = base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
+    except ValueError as error:
+        raise ImageError(
+            f"{shown} does not hold valid base64 or text ({plain(error)}). Copy it again in full."
+        ) from error
+    if not data:
+        raise ImageError(f"{shown} has no content after the comma.")
+    check_size(len(data), "The data URI", max_bytes)
+    return Content("The data URI", data)
+
+
+def _from_buffer(buffer: bytes | bytearray | memoryview, name: str, max_bytes: int) -> Content:
+    size = memoryview(buffer).nbytes
+    if size == 0:
+        raise _nothing_arrived(name)
+    check_size(size, name, max_bytes)
+    return Content(name, bytes(buffer))
+
+
+def _nothing_arrived(name: str) -> ImageError:
+    return ImageError(
+        f"{name}: nothing arrived (0 bytes). The file was probably over the upload limit of the "
+        "notebook; give its path or an http(s) address instead, or a smaller file."
+    )
+
+
+def _from_upload(value: Any, max_bytes: int) -> Content:
+    if isinstance(value, Mapping | tuple | list) and not value:
+        raise _nothing_arrived("The upload")
+    entry = value
+    if isinstance(value, tuple | list):
+        entry = value[-1]
+    elif isinstance(value, Mapping) and not _is_upload_entry(value):
+        entry = list(value.values())[-1]
+    if not _is_upload_entry(entry):
+        raise ImageError(_not_taken(value))
+    metadata = entry.get("metadata")
+    inner = metadata.get("name") if isinstance(metadata, Mapping) else None
+    name = f"The upload '{plain(entry.get('name') or inner or 'without a name')}'"
+    return _from_buffer(entry["content"], name, max_bytes)
+
+
+def _is_upload_entry(value: Any) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("content"), _BUFFERS)
+
+
+def _kind(value: object) -> str:
+    kind = f"{type(value).__module__}.{type(value).__qualname__}".replace("builtins.", "")
+    return "None" if value is None else f"a value of type {kind}"
+
+
+def _not_taken(value: object) -> str:
+    """The message for a source of a kind that open_image does not know."""
+    hint = ""
+    if value is None:
+        hint = " Choose a picture first."
+    elif hasattr(value, "permute"):
+        hint = " Of a tensor give tensor.cpu().numpy(), height x width x channels."
+    elif getattr(value, "closed", False) is True:
+        hint = " This one is a file, and closed: give its path."
+    elif hasattr(value, "read"):
+        hint = " Of an open file give file.read()."
+    elif isinstance(value, Iterable) and not isinstance(value, Mapping):
+        hint = " Give one picture at a time, or the list to Llava.ask_batch."
+    elif hasattr(value, "value"):
+        hint = " Of a widget give widget.value."
+    return f"open_image cannot use {_kind(value)}: give {TAKEN}.{hint}"
+
+
+def data_uri(image: Image.Image, side: int = 320) -> str:
+    """Return a small JPEG of an RGB picture, `side` pixels at the longer side, as a data URI."""
+    small = image.copy()
+    small.thumbnail((side, side), reducing_gap=2.0)
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

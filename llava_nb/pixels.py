@@ -1,129 +1,414 @@
-"""From bytes, an array or any PIL image to an upright 8-bit RGB picture.
+"""decode(): from the bytes of a picture's file, or any PIL image or array, to upright 8-bit RGB.
 
-Covered: the pixel limit, read from the header before anything is decoded; damaged and foreign
-content; EXIF orientation; transparency on white; 16-bit, integer and float greys.
-Not covered: where the bytes come from (images.py, remote.py), and colour profiles: sample values
-are taken as they are, as LLaVA's own code does.
+Only damaged pixels refuse a picture: its text, profiles and EXIF, whatever they hold, do not.
+Sample values are taken as they are, without colour profiles, as LLaVA's own code does.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
+import math
+import re
+import struct
 import threading
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile
 
-from .errors import ImageError
-from .repairs import plain, what_it_is
+from .errors import ImageError, plain
 
-# Pillow's other readers stay out: EPS starts Ghostscript, icons hold frames larger than their
-# header says, and the rest are formats that no photo comes in. JPEG includes MPO; HEIF is there
-# once a person has registered pillow-heif.
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM")
+MAX_PIXELS = 100_000_000
+# A picture takes 4 bytes a pixel in Pillow, and as many again as RGB. One of more than 50 million
+# comes back reduced to at most 16 million (4,000 x 4,000, where a model sees 2,304 x 2,304 at the
+# most), so that opening takes at most 0.5 GiB.
+FULL_PIXELS, REDUCED_PIXELS = 50_000_000, 16_000_000
+# The decoders of these formats hold 16 and 10 bytes a pixel (measured): for them max_pixels is
+# divided, to the same 0.5 GiB. JPEG 2000's holds 19, but can be asked for half the size.
+SHARES = {"WEBP": 3, "AVIF": 2}
+JPEG2000_PIXELS = 25_000_000
+# EPS starts another program, Ghostscript; IPTC opens whatever is inside it, so EPS too.
+NOT_OPENED = ("EPS", "IPTC")
 
 _PILLOW = threading.Lock()
+_TILE = 1024  # pixels a side: what is converted at a time, so that there is no second copy
+_ORIENTATION = 0x0112  # EXIF 2.3
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
-def decode(data: bytes, name: str, *, max_pixels: int, content_type: str = "") -> Image.Image:
-    """Decode a file's bytes; `name` says in messages what they are."""
-    with _strict_pillow():
-        formats = [known for known in FORMATS if known in Image.OPEN]
-        try:
-            picture = Image.open(io.BytesIO(data), formats=formats)
-        except Exception as error:  # decoders of foreign bytes raise every kind there is
-            raise ImageError(what_it_is(data, name, content_type)) from error
-    return to_rgb(picture, name, max_pixels=max_pixels)
+def decode(
+    data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, content_type: str = ""
+) -> Image.Image:
+    """Decode a file's bytes; `name` says in messages what they are. Raises ImageError."""
+    kinds: list[tuple[str, bool]] = []  # what Pillow took it for, and whether it has no decoder
+
+    def check(picture: ImageFile.ImageFile) -> None:
+        kinds.append((picture.format, isinstance(picture, ImageFile.StubImageFile)))
+        _check_pixels(*picture.size, name, max_pixels, picture.format)
+
+    causes = []
+    with _own_settings(max_pixels):
+        for read in (_as_it_is, _without_side_data, _jpeg_without_end):
+            try:
+                picture, sixteen_bits = read(data, check)
+                break
+            except ImageError:
+                raise
+            except Image.DecompressionBombError as error:  # known inside an icon, say
+                raise ImageError(_too_large(_number_in(error), name, max_pixels)) from error
+            except Exception as error:  # decoders of foreign bytes raise every kind there is
+                causes.append(error.with_traceback(None))  # whose frames hold a whole picture
+        else:
+            form, stub = kinds[0] if kinds else ("", False)
+            message = _not_read(data, name, content_type, form, stub, causes[0])
+            raise ImageError(message) from causes[0]
+        turn = _orientation(picture)
+        if turn is None and picture.format in ("JPEG", "MPO", "PNG", "WEBP"):
+            turn = _orientation_in(data)
+        result = _rgb(picture, name, sixteen_bits=sixteen_bits)
+        del picture  # a large one, and turning takes as much again
+        return result.transpose(_TURNS[turn]) if turn in _TURNS else result
 
 
-def to_rgb(picture: Image.Image, name: str, *, max_pixels: int) -> Image.Image:
+def from_pil(picture: Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Return a new picture: upright, flattened on white, mode "RGB". `picture` stays as it is."""
-    check_pixels(*picture.size, name, max_pixels)
-    try:
-        with _strict_pillow():
+    name = "The PIL image"
+    _check_pixels(*picture.size, name, max_pixels)
+    with _own_settings(max_pixels):
+        waiting = bool(getattr(picture, "tile", None))  # read when it is used, not when opened
+        try:
             picture.load()
-    except Exception as error:
+        except Exception as error:
+            if "closed" in str(error) or (waiting and getattr(picture, "fp", None) is None):
+                raise ImageError(
+                    f"{name} is closed, and its pixels were not read before. Use it inside its "
+                    "`with` block, call picture.load() there, or give the path of the file."
+                ) from error
+            raise ImageError(
+                f"{name} cannot be read in full ({plain(error)}): its file is cut off or damaged, "
+                "or holds pixels in a way that Pillow does not decode. Fetch or save it again."
+            ) from error
+        turn = _orientation(picture)
+        result = _rgb(picture, name)
+        return result.transpose(_TURNS[turn]) if turn in _TURNS else result
+
+
+def from_array(array: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read a numpy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); see `open_image`."""
+    import numpy
+
+    values = numpy.asarray(array)
+    shape = " x ".join(map(str, values.shape)) or "no dimensions"
+    channels = values.shape[2] if values.ndim == 3 else 1
+    if values.ndim not in (2, 3) or channels not in (1, 3, 4):
+        first = values.ndim == 3 and values.shape[0] in (1, 3, 4)
+        hint = ": use array.transpose(1, 2, 0)" if first else ""
         raise ImageError(
-            f"{name} is cut off or damaged and cannot be read in full ({plain(error)}). "
-            "Fetch, save or upload it again."
-        ) from error
+            f"The array is {shape}; open_image takes height x width, optionally x 1, 3 or 4{hint}."
+        )
+    _check_pixels(values.shape[1], values.shape[0], "The array", max_pixels)
+    if values.ndim == 3 and channels == 1:
+        values = values[:, :, 0]
+    scale = _array_scale(values)
+
+    def tile(box: tuple[int, int, int, int]) -> Image.Image:
+        left, top, right, bottom = box
+        part = scale(values[top:bottom, left:right])
+        return _flat(Image.fromarray(numpy.ascontiguousarray(part)))
+
+    return _assembled((values.shape[1], values.shape[0]), tile)
+
+
+# Limits and Pillow's own switches.
+
+
+def _check_pixels(
+    width: int, height: int, name: str, max_pixels: int, form: str | None = None
+) -> None:
+    if width < 1 or height < 1:
+        raise ImageError(f"{name} has no pixels ({width} x {height}): give another picture.")
+    if width * height > max_pixels // SHARES.get(form, 1):
+        raise ImageError(_too_large(width * height, name, max_pixels, form))
+
+
+def _too_large(pixels: int, name: str, max_pixels: int, form: str | None = None) -> str:
+    share = SHARES.get(form, 1)
+    why = f" for {form}, which takes more memory to decode" if share > 1 else ""
+    return (
+        f"{name} has {pixels / 1e6:.1f} megapixels; the limit is {max_pixels / share / 1e6:.4g}"
+        f"{why}. Save it smaller, or, if you trust it, call open_image(..., "
+        f"max_pixels={pixels * share:_}) and use the result."
+    )
+
+
+def _number_in(error: Exception) -> int:
+    """How many pixels Pillow's own refusal names."""
+    return max(map(int, re.findall(r"\d+", str(error))), default=0)
+
+
+@contextmanager
+def _own_settings(max_pixels: int) -> Iterator[None]:
+    """Pillow with its global switches as needed here, and put back afterwards.
+
+    LOAD_TRUNCATED_IMAGES, which many notebooks set, would return a half-grey picture. Pillow's own
+    pixel limit, half of what it refuses, stands for pictures inside a file, as in an icon.
+    """
+    with _PILLOW, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd EXIF, and of half the limit in pixels
+        kept = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
+        ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, max_pixels / 2
+        try:
+            Image.init()
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = kept
+
+
+# Decoding: as it is; without what is not pixels; and a JPEG that ends before its end marker.
+
+_Check = Callable[[ImageFile.ImageFile], None]
+
+
+def _as_it_is(data: bytes, check: _Check) -> tuple[Image.Image, bool]:
+    """Return the decoded picture, and whether its file has 16 bits a colour, now cut to 8."""
+    formats = [known for known in Image.OPEN if known not in NOT_OPENED]
+    picture = Image.open(io.BytesIO(data), formats=formats)
+    check(picture)
+    sixteen_bits = any(";16" in str(tile) for tile in picture.tile)  # as in "RGB;16B"
+    width, height = picture.size
+    if picture.format in ("JPEG", "MPO") and width * height > FULL_PIXELS:
+        picture.draft(None, (width // 2, height // 2))  # libjpeg scales while it decodes
+    if picture.format == "JPEG2000" and width * height > JPEG2000_PIXELS:
+        picture.reduce = math.ceil(math.log(width * height / JPEG2000_PIXELS, 4))
+    picture.load()
+    return picture, sixteen_bits
+
+
+def _without_side_data(data: bytes, check: _Check) -> tuple[Image.Image, bool]:
+    bare = pixels_only(data)
+    if bare is data:
+        raise ValueError("nothing in it is known to be other than pixels")
+    return _as_it_is(bare, check)
+
+
+# What may follow a JPEG's last byte: entropy-coded bits of every kind, and each restart marker.
+_BITS = bytes(range(1, 255)) * 4
+_NOISE = b"".join(_BITS + bytes([0xFF, 0xD0 + number]) for number in range(8)) + _BITS
+
+
+def _jpeg_without_end(data: bytes, check: _Check) -> tuple[Image.Image, bool]:
+    """Decode a JPEG that lacks its end marker, if all of its pixels are there.
+
+    They are if the picture is the same whatever follows, and if no scan is missing.
+    """
+    bare = pixels_only(data)
+    if not (bare.startswith(b"\xff\xd8") and _has_every_scan(bare)):
+        raise ValueError("not a JPEG with all of its scans")
+    digests = set()
+    for tail in (_NOISE, b""):
+        picture, _ = _as_it_is(bare + tail + b"\xff\xd9", check)
+        digest = hashlib.sha256()
+        for box in _boxes(picture.size):
+            digest.update(picture.crop(box).tobytes())
+        digests.add(digest.digest())
+    if len(digests) > 1:
+        raise ValueError("the file ends before the last pixel")
+    return picture, False
+
+
+def _has_every_scan(jpeg: bytes) -> bool:
+    """Whether each coefficient of each component is there to its last bit (ITU T.81, B.2)."""
+    frame = re.search(rb"\xff[\xc0-\xc2]..\x08....(.)", jpeg, re.DOTALL)
+    if not frame:
+        return False
+    count = frame[1][0]
+    wanted = {(jpeg[frame.end() + 3 * n], index) for n in range(count) for index in range(64)}
+    for scan in re.finditer(rb"\xff\xda..(.)", jpeg, re.DOTALL):
+        in_scan = scan[1][0]
+        parameters = jpeg[scan.end() : scan.end() + 2 * in_scan + 3]
+        if len(parameters) == 2 * in_scan + 3 and parameters[-1] & 15 == 0:
+            first, last = parameters[-3], min(parameters[-2], 63)
+            wanted -= {
+                (parameters[2 * n], k) for n in range(in_scan) for k in range(first, last + 1)
+            }
+    return not wanted
+
+
+def pixels_only(data: bytes) -> bytes:
+    """Return a PNG, JPEG, WebP or TIFF without its text, profiles and EXIF; others as they are."""
+    for start, strip in _STRIPPERS.items():
+        if data.startswith(start):
+            try:
+                return strip(data)
+            except (struct.error, IndexError):  # cut off before its pixels
+                return data
+    return data
+
+
+def _bare_png(data: bytes) -> bytes:
+    kept, place = [data[:8]], 8
+    while place + 8 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, place)
+        end = place + 12 + size
+        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+            kept.append(data[place:end])
+        elif not data[end + 4 : end + 8].isalpha():  # a length that leads to no next chunk
+            found = re.compile(b"PLTE|tRNS|IDAT|IEND").search(data, place + 8)
+            end = found.start() - 4 if found else len(data)
+        place = end
+    return b"".join(kept)
+
+
+def _bare_jpeg(data: bytes) -> bytes:
+    kept, place = [data[:2]], 2
+    while True:
+        place = data.find(b"\xff", place)
+        marker = data[place + 1] if place >= 0 else 0xDA
+        if marker in (0x00, 0xFF):
+            place += 1
+            continue
+        if marker == 0xDA:  # the first scan: from here on there are pixels
+            return b"".join(kept) + data[max(place, 0) :]
+        end = place + 2 + struct.unpack_from(">H", data, place + 2)[0]
+        # Application data but Adobe's, which says how colours are coded, and comments.
+        if marker != 0xFE and (marker == 0xEE or not 0xE0 <= marker <= 0xEF):
+            kept.append(data[place:end])
+        place = end
+
+
+def _bare_webp(data: bytes) -> bytes:
+    kept, place = [], 12
+    while place + 8 <= len(data):
+        kind, size = struct.unpack_from("<4sI", data, place)
+        end = place + 8 + size + size % 2
+        chunk = data[place:end]
+        if kind == b"VP8X":  # its flags say that a profile, EXIF and XMP follow
+            chunk = chunk[:8] + bytes([chunk[8] & ~0x2C]) + chunk[9:]
+        if kind in (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF"):
+            kept.append(chunk)
+        place = end
+    body = b"WEBP" + b"".join(kept)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+# TIFF 6.0 and its supplements: what the pixels are, how they are packed and where they lie.
+_TIFF_PIXELS = {254, 255, *range(256, 260), 262, 266, 273, 274, *range(277, 281), 284, 292, 293}
+_TIFF_PIXELS |= {317, 320, *range(322, 326), 332, 334, 338, 339, 347, *range(512, 522)}
+_TIFF_PIXELS |= {*range(529, 533), 50674}
+
+
+def _bare_tiff(data: bytes) -> bytes:
+    """The first directory, shortened where it lies, and no other."""
+    order = "<" if data.startswith(b"II") else ">"
+    (at,) = struct.unpack_from(order + "I", data, 4)
+    (count,) = struct.unpack_from(order + "H", data, at)
+    entries = [data[place : place + 12] for place in range(at + 2, at + 2 + 12 * count, 12)]
+    kept = [e for e in entries if struct.unpack_from(order + "H", e)[0] in _TIFF_PIXELS]
+    directory = struct.pack(order + "H", len(kept)) + b"".join(kept) + bytes(4)
+    return data[:at] + directory + data[at + len(directory) :]
+
+
+_STRIPPERS = {
+    b"\x89PNG\r\n\x1a\n": _bare_png,
+    b"\xff\xd8\xff": _bare_jpeg,
+    b"RIFF": _bare_webp,
+    b"II*\0": _bare_tiff,
+    b"MM\0*": _bare_tiff,
+}
+
+
+# Which way is up.
+
+
+def _orientation(picture: Image.Image) -> int | None:
     try:
-        result = _flatten(ImageOps.exif_transpose(picture))
+        return picture.getexif().get(_ORIENTATION)
+    except Exception:  # EXIF that Pillow cannot read
+        return None
+
+
+def _orientation_in(data: bytes) -> int | None:
+    """Look up one tag in a file's EXIF, whatever state the rest of it is in."""
+    found = re.search(rb"(?:Exif\0\0|eXIf|EXIF....)(II\*\0|MM\0\*)", data, re.DOTALL)
+    if not found:
+        return None
+    exif, order = data[found.start(1) :][:65_536], "<" if found[1] == b"II*\0" else ">"
+    try:
+        (at,) = struct.unpack_from(order + "I", exif, 4)
+        (count,) = struct.unpack_from(order + "H", exif, at)
+        for place in range(at + 2, at + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(order + "HH", exif, place)
+            if tag == _ORIENTATION:
+                return struct.unpack_from(order + {1: "B", 3: "H", 4: "I"}[kind], exif, place + 8)[
+                    0
+                ]
+    except (struct.error, KeyError):
+        pass
+    return None
+
+
+# Any mode to RGB, tile by tile.
+
+
+def _boxes(size: tuple[int, int], side: int = _TILE) -> Iterator[tuple[int, int, int, int]]:
+    width, height = size
+    for top in range(0, height, side):
+        for left in range(0, width, side):
+            yield left, top, min(left + side, width), min(top + side, height)
+
+
+def _assembled(
+    size: tuple[int, int], tile: Callable[[tuple[int, int, int, int]], Image.Image]
+) -> Image.Image:
+    """Put together the RGB tiles of a picture of this size, reduced if it is very large."""
+    pixels, factor = size[0] * size[1], 1
+    if pixels > FULL_PIXELS:
+        factor = math.ceil(math.sqrt(pixels / REDUCED_PIXELS))
+    result = Image.new("RGB", tuple(-(-side // factor) for side in size))
+    for box in _boxes(size, max(_TILE // factor, 1) * factor):
+        part = tile(box)
+        result.paste(
+            part.reduce(factor) if factor > 1 else part, (box[0] // factor, box[1] // factor)
+        )
+    return result
+
+
+def _rgb(picture: Image.Image, name: str, *, sixteen_bits: bool = False) -> Image.Image:
+    try:
+        prepare = _grey_scale(picture) if picture.mode.startswith(("I", "F")) else None
+        if sixteen_bits and picture.mode in ("RGB", "RGBA", "LA"):
+            prepare = _colour_scale(picture)
+
+        def tile(box: tuple[int, int, int, int]) -> Image.Image:
+            part = picture.crop(box)
+            return _flat(prepare(part) if prepare else part)
+
+        return _assembled(picture.size, tile)
     except Exception as error:
         raise ImageError(
             f"{name} (mode {picture.mode}) cannot be turned into RGB ({plain(error)}). "
             "Save it as PNG or JPEG and try again."
         ) from error
-    result.info = {}  # EXIF may say where a photo was taken; notebooks get shared
-    return result
 
 
-def from_array(array: Any, *, max_pixels: int) -> Image.Image:
-    """Read a numpy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); see `images.open_image`."""
-    import numpy
+def _flat(picture: Image.Image) -> Image.Image:
+    """Return an 8-bit picture as RGB, on white where it is transparent."""
+    if picture.mode == "LAB":
+        from PIL import ImageCms
 
-    shape = " x ".join(map(str, array.shape)) or "no dimensions"
-    channels = array.shape[2] if array.ndim == 3 else 1
-    if array.ndim not in (2, 3) or channels not in (1, 3, 4):
-        first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
-        hint = ": use array.transpose(1, 2, 0)" if first else ""
-        raise ImageError(
-            f"The array is {shape}; open_image takes height x width, optionally x 1, 3 or 4{hint}."
-        )
-    check_pixels(array.shape[1], array.shape[0], "The array", max_pixels)
-    values = numpy.asarray(array)
-    if channels == 1:
-        values = values.reshape(values.shape[:2])
-    picture = Image.fromarray(numpy.ascontiguousarray(_to_8_bit(values)))
-    return to_rgb(picture, "The array", max_pixels=max_pixels)
-
-
-def check_pixels(width: int, height: int, name: str, max_pixels: int) -> None:
-    """Raise ImageError for a picture without pixels, or with more than `max_pixels`."""
-    if width < 1 or height < 1:
-        raise ImageError(f"{name} has no pixels ({width} x {height}): give another picture.")
-    if width * height > max_pixels:
-        raise ImageError(
-            f"{name} has {width:,} x {height:,} pixels, {width * height / 1e6:.1f} megapixels; "
-            f"the limit is {max_pixels / 1e6:g}. Save it smaller, or, if you trust it, call "
-            f"open_image(..., max_pixels={width * height:_}) and use the result."
-        )
-
-
-def _to_8_bit(values: Any) -> Any:
-    kind, width = values.dtype.kind, values.dtype.itemsize
-    if (kind, width) == ("u", 1):
-        return values
-    if kind == "b":
-        return values.astype("uint8") * 255
-    if (kind, width) == ("u", 2):
-        return _scaled(values, 65535)
-    if kind != "f":
-        raise ImageError(
-            f"The array holds {values.dtype} values; open_image takes uint8, bool, uint16, or "
-            "floats from 0 to 1. For whole numbers from 0 to 255: array.astype('uint8')."
-        )
-    low, high = values.min(), values.max()
-    if not (low >= -1e-3 and high <= 1 + 1e-3):  # written so that NaN is refused too
-        raise ImageError(
-            f"The array's floats run from {low:g} to {high:g}; open_image takes floats from 0 "
-            "to 1. For values from 0 to 255: array / 255."
-        )
-    return _scaled(values, 1)
-
-
-def _scaled(values: Any, full: float, start: float = 0.0) -> Any:
-    grey = values.astype("float32")  # and from here in place: arrays are large
-    grey -= start
-    grey *= 255 / full
-    return grey.round(out=grey).clip(0, 255, out=grey).astype("uint8")
-
-
-def _flatten(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith(("I", "F")):
-        return _from_deep_grey(picture)
+        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(picture, lab, rgb, outputMode="RGB")
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     if picture.mode == "La":
@@ -134,37 +419,171 @@ def _flatten(picture: Image.Image) -> Image.Image:
     return page.convert("RGB")
 
 
-def _from_deep_grey(picture: Image.Image) -> Image.Image:
-    """16-bit, 32-bit and float greys by their usual full scale; other ranges are stretched."""
+def _grey_scale(picture: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """Return what makes 8 bits of greys of 16 bits, 32 bits or floats, by the range they use.
+
+    A microscope's 12 bits would be black on the scale of 16. Of one grey all over, the usual scale
+    is taken: 1, 255 or 65,535.
+    """
     import numpy
 
-    values = numpy.asarray(picture)
-    if picture.mode.startswith("I;16"):
-        grey = _scaled(values, 65535)
-    else:
-        values = numpy.nan_to_num(values, posinf=0, neginf=0)
-        low, high = float(values.min()), float(values.max())
+    low, high = math.inf, -math.inf
+    for box in _boxes(picture.size):
+        values = numpy.asarray(picture.crop(box))
+        values = values[numpy.isfinite(values)]
+        if values.size:
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+    start, full = low, high - low
+    if not full > 0:
         scales = (1, 255, 65535) if picture.mode == "F" else (255, 65535)
-        full = next((scale for scale in scales if low >= 0 and high <= scale), None)
-        grey = _scaled(values, full) if full else _scaled(values, high - low or 1, low)
+        scales = (65535,) if picture.mode.startswith("I;16") else scales
+        start, full = 0, next((scale for scale in scales if 0 <= low and high <= scale), 1)
     key = picture.info.get("transparency")
-    if isinstance(key, int):
-        grey[values == key] = 255
-    return Image.fromarray(grey).convert("RGB")
+
+    def scaled(part: Image.Image) -> Image.Image:
+        values = numpy.asarray(part)
+        grey = _to_8_bit(numpy.nan_to_num(values, nan=start, posinf=high, neginf=low), full, start)
+        if isinstance(key, int):
+            grey[values == key] = 255
+        return Image.fromarray(grey)
+
+    return scaled
 
 
-@contextmanager
-def _strict_pillow() -> Iterator[None]:
-    """Pillow with its global switches as needed here, and put back afterwards.
+def _colour_scale(picture: Image.Image) -> Callable[[Image.Image], Image.Image] | None:
+    """The same for colours of 16 bits, of which Pillow keeps 8, if at most 14 bits are used."""
+    bands = len(picture.getbands())
+    colours = bands if picture.mode == "RGB" else bands - 1
+    high = max(most for _, most in _extrema(picture)[:colours])
+    if not 0 < high < 64:
+        return None
+    table = [min(round(value * 255 / high), 255) for value in range(256)] * colours
+    return lambda part: part.point(table + list(range(256)) * (bands - colours))
 
-    LOAD_TRUNCATED_IMAGES, which many notebooks set, would return a half-grey picture. Pillow's
-    own pixel limit warns or raises below `max_pixels`; `check_pixels` stands in for it.
-    """
-    with _PILLOW:
-        kept = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
-        ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, None
-        try:
-            Image.init()
-            yield
-        finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = kept
+
+def _extrema(picture: Image.Image) -> list[tuple[int, int]]:
+    found = picture.getextrema()
+    return [found] if isinstance(found[0], int) else list(found)
+
+
+def _to_8_bit(values: Any, full: float, start: float = 0.0) -> Any:
+    grey = values.astype("float64" if values.dtype.itemsize > 2 else "float32")
+    grey = (grey - start) * 255 / full
+    return grey.round().clip(0, 255).astype("uint8")
+
+
+def _array_scale(values: Any) -> Callable[[Any], Any]:
+    """Return what makes 8 bits of a part of this array."""
+    kind, width = values.dtype.kind, values.dtype.itemsize
+    if (kind, width) == ("u", 1):
+        return lambda part: part
+    if kind == "b":
+        return lambda part: part.astype("uint8") * 255
+    if (kind, width) == ("u", 2):
+        colours = values[..., :3] if values.ndim == 3 else values
+        low, high = int(colours.min()), int(colours.max())
+        start, full = (low, high - low) if high > low else (0, 65535)
+
+        def scaled(part: Any) -> Any:
+            grey = _to_8_bit(part, full, start)
+            if part.ndim == 3 and part.shape[2] == 4:
+                grey[..., 3] = _to_8_bit(part[..., 3], 65535)
+            return grey
+
+        return scaled
+    if kind != "f":
+        raise ImageError(
+            f"The array holds {plain(values.dtype)} values; open_image takes uint8, bool, uint16, "
+            "or floats from 0 to 1. For whole numbers from 0 to 255: array.astype('uint8')."
+        )
+    low, high = values.min(), values.max()
+    if not (low >= -1e-3 and high <= 1 + 1e-3):  # written so that NaN is refused too
+        raise ImageError(
+            f"The array's floats run from {low:g} to {high:g}; open_image takes floats from 0 "
+            "to 1. For values from 0 to 255: array / 255."
+        )
+    return lambda part: _to_8_bit(part, 1)
+
+
+# What came instead of a picture.
+
+# Beginnings of files that people give by mistake: (bytes, what it is, the repair).
+_FOREIGN = (
+    (b"%PDF", "a PDF document", "save the picture in it as PNG"),
+    (b"PK\x03\x04", "a ZIP archive", "unpack it and give one picture from it"),
+    (b"\x1f\x8b", "a gzip archive", "unpack it and give the picture inside"),
+    (b"%!PS", "a PostScript (EPS) file, which only another program can draw", "export it as PNG"),
+    (b"\xc5\xd0\xd3\xc6", "an EPS file, which only another program can draw", "export it as PNG"),
+    (b"\x1aE\xdf\xa3", "a video", "save one frame of it as PNG"),
+    (b"\x00\x00\x01\xb3", "a video", "save one frame of it as PNG"),
+    (b"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` and give the file again"),
+)
+_PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\x00", b"MM\x00*", b"8BPS")
+_WEB_PAGE_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body")
+# What Pillow opens once a plugin is registered: (what it is, how to get it).
+_HEIC = ("a HEIC photo", "pip install pillow-heif, and pillow_heif.register_heif_opener()")
+_JPEG_XL = ("a JPEG XL picture", "pip install pillow-jxl-plugin, and import pillow_jxl")
+
+
+def _plugin_for(data: bytes) -> tuple[str, str] | None:
+    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        return _HEIC
+    if data[:2] == b"\xff\x0a" or data[:12] == b"\0\0\0\x0cJXL \r\n\x87\n":
+        return _JPEG_XL
+    return None
+
+
+def _not_read(
+    data: bytes,
+    name: str,
+    content_type: str,
+    form: str,
+    stub: bool,
+    error: Exception,
+) -> str:
+    """The message for bytes that no reader took: what they are, and the repair."""
+    if stub:
+        return (
+            f"{name} is a {form} file, for which Pillow has no decoder here: export it "
+            "as PNG and give that."
+        )
+    if form:
+        return (
+            f"{name} cannot be read in full ({plain(error)}): the {form} file is cut off "
+            "or damaged, or holds pixels in a way that Pillow does not decode. Fetch, save or "
+            "upload it again."
+        )
+    head = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if head.startswith(_WEB_PAGE_STARTS) or b"<html" in head or "html" in content_type:
+        return (
+            f"{name} is a web page, not a picture: open it in a browser, right-click the "
+            "picture, copy the image address, and give that."
+        )
+    if b"<svg" in head or "svg" in content_type:
+        return f"{name} is an SVG drawing, which has no pixels: convert it to PNG and give that."
+    for start, what, repair in _FOREIGN:
+        if data.startswith(start):
+            return f"{name} is {what}, not a picture: {repair}."
+    plugin = _plugin_for(data)
+    if plugin and not {"HEIF", "JXL"} & {plugin[0], *Image.OPEN}:
+        return (
+            f"{name} is {plugin[0]}, which Pillow reads with a plugin only: {plugin[1]}; or save "
+            "it as JPEG."
+        )
+    if data[4:8] == b"ftyp" and not plugin and data[8:12] not in (b"avif", b"avis"):
+        return f"{name} is a video, not a picture: save one frame of it as PNG."
+    webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+    if webp or plugin or data[4:8] == b"ftyp" or data.startswith(_PICTURE_STARTS):
+        return (
+            f"{name} begins like a picture, but Pillow cannot open it: it is cut off or damaged "
+            f"({len(data):,} bytes), or of a kind that Pillow does not know. Fetch, save or upload "
+            "it again."
+        )
+    told = f", sent as {plain(content_type, 60)}" if content_type else ""
+    text = data[:60].decode("utf-8", "ignore")
+    if text and text.replace("\n", "").replace("\t", "").replace("\r", "").isprintable():
+        told += f', which begins with the text "{plain(text)}"'
+    return (
+        f"{name} is not a picture that Pillow can open ({len(data):,} bytes{told}). Give a JPEG, "
+        "PNG, GIF, WebP, BMP, TIFF or AVIF file."
+    )

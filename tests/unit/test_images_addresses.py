@@ -8,7 +8,7 @@ import threading
 import pytest
 from picture_samples import PNG
 
-from llava_nb.addresses import is_public
+from llava_nb.download import is_public
 from llava_nb.errors import ImageError
 from llava_nb.images import open_image
 
@@ -106,19 +106,9 @@ def test_spellings_of_this_machine(host):
         open_image(f"http://example.org@{host}/cat.png")
 
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
-def test_name_that_changes_after_the_check_is_sent_nothing(names, listener, scheme):
-    names["rebind.example"] = [[PUBLIC], ["127.0.0.1"]]
-    with pytest.raises(ImageError, match=r"this machine \(127.0.0.1\)"):
-        open_image(f"{scheme}://rebind.example:{listener.port}/cat.png")
-    listener.server.shutdown(socket.SHUT_RDWR)
-    listener.thread.join(30)
-    assert b"".join(listener.received) == b"", "bytes went to the private address"
-
-
 def test_redirect_to_a_private_address(names, listener, monkeypatch):
     names["site.example"], names["intranet.example"] = [["127.0.0.1"]], [["192.168.1.1"]]
-    monkeypatch.setattr("llava_nb.remote.is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr("llava_nb.download.is_public", lambda address: address == "127.0.0.1")
     listener.answer = answer("302 Found", "Location: http://intranet.example/secret")
     message = r"^http://site.example:\d+/cat.png leads to http://intranet.example/secret, which is"
     with pytest.raises(ImageError, match=message):
@@ -142,7 +132,9 @@ def test_proxy_may_be_private_but_its_target_not(names, proxy):
 
 
 def test_name_that_only_the_proxy_knows(names, proxy):
-    with pytest.raises(ImageError, match="only the proxy can find hidden.example"):
+    with pytest.raises(
+        ImageError, match="no computer named hidden.example.*only a proxy.*allow_private"
+    ):
         open_image("http://hidden.example/cat.png")
     assert open_image("http://hidden.example/cat.png", allow_private=True).size == (64, 48)
 

@@ -96,13 +96,13 @@ HEIC = b"\0\0\0\x18ftypheic" + bytes(20)
         (b"<?xml version='1.0'?><svg/>", "SVG drawing.*convert it to PNG"),
         (b"%PDF-1.7", "a PDF document.*save the picture in it as PNG"),
         (b"PK\x03\x04", "ZIP archive.*unpack"),
-        (b"8BPS", "Photoshop.*export it as PNG"),
+        (b"8BPS", "begins like a picture, but Pillow cannot open it"),
         (b"%!PS-Adobe EPSF", "PostScript.*export it as PNG"),
         (HEIC, "HEIC photo.*as JPEG"),
         (HEIC.replace(b"heic", b"isom"), "video.*one frame"),
         (b"version https://git-lfs.github.com", "Git LFS pointer.*git lfs pull"),
         (b'{"error": 7}', 'begins with the text "{"error": 7}"'),
-        (bytes(range(200, 255)), r"not a picture \(55 bytes\)"),
+        (bytes(range(200, 255)), r"not a picture that Pillow can open \(55 bytes\)"),
     ],
 )
 def test_content_that_is_no_picture(data, message):
