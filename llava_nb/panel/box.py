@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from ..errors import LlavaNbError
+from ..errors import LlavaNbError, plain
 from ..pictures import example_picture
-from ..repairs import plain
 from . import html, record
 from .data import Entry, PanelState
 from .events import Ask, Displayed, Stop

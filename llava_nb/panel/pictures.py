@@ -20,11 +20,9 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
-from ..errors import ImageError
-from ..images import MAX_BYTES, MAX_PIXELS, MAX_REDIRECTS, TIMEOUT, open_image
-from ..pixels import decode
-from ..remote import fetch
-from ..repairs import plain
+from ..download import fetch
+from ..errors import ImageError, plain
+from ..images import MAX_BYTES, MAX_PIXELS, MAX_REDIRECTS, TIMEOUT, decode, open_image
 
 THUMBNAIL = 320  # pixels of its longer side
 TOO_LARGE = (

@@ -14,8 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..errors import LlavaNbError
-from ..repairs import plain
+from ..errors import LlavaNbError, plain
 from .data import IDLE, PanelState
 from .events import Begin, Ended, Failed, Halt, Opened, OpenPictures, Stop, Tell
 from .state import step

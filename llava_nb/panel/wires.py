@@ -12,9 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from ..errors import LlavaNbError
-from ..gpu import place
-from ..repairs import plain
+from ..errors import LlavaNbError, plain
+from ..facts import place
 from . import events, html, record
 from .data import Entry
 from .layout import Controls
