@@ -19,18 +19,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import prompts
 from .answer import Answer
 from .errors import LlavaNbError, OutOfVramError, PromptError
 from .images import open_image
-from .inputs import check_question, context_of, pixels_of
+from .inputs import context_of, pixels_of
+from .parts import Work, activation_bytes, kv_bytes_per_token
 from .preallocated import Room, cache_for_batch
 from .prefix_cache import CACHE_ARGUMENT, free_bytes
-from .processing import encode
+from .processor import encode
+from .prompts import check_question
 from .rows import Rows
 from .running import call_generate, guarded
 from .settings import Settings, Stop
-from .sizes import Work, activation_bytes, kv_bytes_per_token, shape_of
+from .shapes import shape_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -94,8 +95,7 @@ def pair_up(images: Any, questions: str | Sequence[str]) -> list[Item]:
             f"There are {len(images)} pictures and {len(questions)} prompts. Give one prompt for "
             "each picture, or a single one for all."
         )
-    for question in questions:
-        check_question(question)
+    questions = [check_question(question) for question in questions]
     return [Item(image, question) for image, question in zip(images, questions, strict=True)]
 
 
@@ -131,7 +131,6 @@ def _open(llava: Llava, item: Item) -> tuple[Image.Image | None, str]:
     """Return the picture and the whole prompt. Raises ImageError or PromptError."""
     picture = None if item.image is None else open_image(item.image)
     text = llava.prompt_text(item.prompt, images=int(picture is not None))
-    prompts.check_images(text, int(picture is not None))
     return picture, text
 
 

@@ -21,7 +21,8 @@ from .answer import Answer
 from .collage import one_picture
 from .errors import PromptError
 from .generation import AnswerStream
-from .inputs import Picture, Request, check_question, context_of, prompt_text, request_for
+from .inputs import Picture, Request, context_of, prompt_text, request_for
+from .prompts import check_question
 from .running import run
 from .settings import Settings, Stop
 from .streaming import pieces
@@ -192,7 +193,7 @@ class Chat:
         return [*((turn.question, turn.answer.text) for turn in turns), (question, None)]
 
     def _prepare(self, question: str, settings: Settings) -> AnswerStream:
-        check_question(question)
+        question = check_question(question)
         started, before = time.perf_counter(), self.forgotten
         request = self._request(question)
         while self._short_of(request, settings) and self.forgotten < len(self.turns):

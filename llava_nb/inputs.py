@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from . import prompts
-from .errors import PromptError
 from .generation import AnswerStream
 from .images import open_image
-from .processing import encode, encode_text
+from .processor import encode, encode_text
+from .processor import prompt_text as conversation_text
+from .prompts import check_question
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -69,31 +69,10 @@ class Request:
 
 
 def prompt_text(llava: Llava, turns: Turns, images: int) -> str:
-    """Return the exact text that the model is given: questions and answers, the last None.
-
-    `images` pictures stand in the first question. Raises PromptError.
-    """
-    if llava.style is not None:
-        picture = llava.spelling.picture if llava.spelling else prompts.IMAGE_TOKEN
-        first = (prompts.with_image(turns[0][0], images, picture), turns[0][1])
-        return prompts.build([first, *turns[1:]], llava.style)
-    messages, shown = [], [{"type": "image"}] * images
-    for question, answer in turns:
-        content = [*shown, {"type": "text", "text": question}]
-        messages.append({"role": "user", "content": content})
-        if answer is not None:
-            said = [{"type": "text", "text": answer}]
-            messages.append({"role": "assistant", "content": said})
-        shown = []
-    return llava.processor.apply_chat_template(messages, add_generation_prompt=True)
-
-
-def check_question(prompt: Any) -> None:
-    """Raise PromptError unless there is something to ask."""
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise PromptError(
-            'The prompt is empty. Ask something: ask(image, "Describe this picture.").'
-        )
+    """Return the exact text that the model is given; see `processor.prompt_text`."""
+    return conversation_text(
+        llava.processor, turns, images, style=llava.style, spelling=llava.spelling
+    )
 
 
 def request_for(
@@ -106,7 +85,6 @@ def request_for(
     config, dtype = llava._open().config, llava._open().dtype
     pictures = [] if picture is None else [picture.image]
     text = prompt_text(llava, turns, len(pictures))
-    prompts.check_images(text, len(pictures))
     processor, spelling = llava.processor, llava.spelling
     if picture is None:
         ids = encode(processor, [], [text], spelling)["input_ids"]
@@ -149,6 +127,6 @@ def prepare(llava: Llava, image: Any, prompt: str, settings: Settings) -> Answer
     """
     started = time.perf_counter()
     context = context_of(llava._open())
-    check_question(prompt)
+    prompt = check_question(prompt)
     request = request_for(llava, Picture.of(image), [(prompt, None)])
     return AnswerStream(request, llava.processor.tokenizer, settings, context, started)

@@ -22,7 +22,7 @@ from . import original
 from .checkpoints import Checkpoint, unreachable
 from .errors import ModelError
 from .family import build_config
-from .processing import build_processor
+from .processor import build_processor
 from .refusals import check_original_layout, check_parts, is_original
 from .spelling import Spelling, build_tokenizer, read_spelling
 from .weight_files import WeightFiles, weight_files

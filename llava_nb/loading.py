@@ -26,7 +26,7 @@ from .gpu import check_gpu, compute_dtype_name
 from .layouts import find_source
 from .llava import Llava
 from .preflight import check_fits, needs
-from .processing import prompt_style
+from .processor import prompt_style
 from .quantise import (
     check_choice,
     check_modules,

@@ -1,23 +1,92 @@
-"""From a question to the exact text that a LLaVA model was trained on.
+"""From a question to the exact text that a LLaVA was trained on.
 
-A model that is prompted in another form than its own still answers, only worse,
-and nothing says so. So prompts are built here as the original LLaVA code builds them,
-in its own styles (`styles.py`), and tested against its output.
-
-Covered: the Vicuna and Llama 2 styles of LLaVA-1.x, one turn or many. Not covered:
-models with a chat template of their own (their processor renders it), and tokens.
-This is pure text: nothing here imports torch or transformers.
+A model that is prompted in another form than its own still answers, only worse, and nothing says
+so. So each conversation stands here once, as the chat template that prompts are made with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import numbers
+import os
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Template
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from .errors import PromptError
-from .styles import STYLES, Style
 
-IMAGE_TOKEN = "<image>"
+DEFAULT_PROMPT = "Describe this picture."
 DEFAULT_STYLE = "vicuna_v1"
+IMAGE_TOKEN = "<image>"
+
+
+@dataclass(frozen=True)
+class Style:
+    """One conversation: what stands around each question and each answer.
+
+    `first` begins the first question, the `system` sentence in it, and `again` every later one;
+    `answer` and `end` enclose an answer that is given, and `asked` asks for one.
+    """
+
+    system: str
+    first: str
+    again: str
+    after: str
+    answer: str
+    end: str
+    asked: str
+
+
+def _vicuna(who: str) -> Style:
+    system = (
+        f"A chat between a curious {who} and an artificial intelligence assistant. "
+        f"The assistant gives helpful, detailed, and polite answers to the {who}'s questions."
+    )
+    return Style(system, f"{system} USER: ", "USER: ", " ", "ASSISTANT: ", "</s>", "ASSISTANT:")
+
+
+def _headed(system: str, begin: str, head: str, end: str) -> Style:
+    """Return a conversation whose turns begin with the role (ChatML, Llama 3)."""
+    user, asked = f"{begin}user{head}", f"{begin}assistant{head}"
+    told = f"{begin}system{head}{system}{end}" if system else ""
+    return Style(system, told + user, user, end, asked, end, asked)
+
+
+_SYSTEM = (
+    "You are a helpful language and vision assistant. "
+    "You are able to understand the visual content that the user provides, "
+    "and assist the user with a variety of tasks using natural language."
+)
+_LLAMA_3 = ("<|start_header_id|>", "<|end_header_id|>\n\n", "<|eot_id|>")
+
+# The first four are character for character those of llava/conversation.py of haotian-liu/LLaVA,
+# and tested against what that code wrote; it strips the "<s>" before the first turn, which the
+# tokenizer adds. LLaVA-1.5 was trained with vicuna_v1 ("user"); the command line tools of the
+# original pick llava_v1 ("human") by name. llama_3 is xtuner's for LLaVA on Llama 3 (the card of
+# llava-llama-3-8b-v1_1-transformers), llava_llama_3 that of LLaVA-VL/LLaVA-NeXT's
+# llava/conversation.py, and chatml that of LLaVA-OneVision, in transformers'
+# models/llava_onevision/convert_llava_onevision_weights_to_hf.py.
+STYLES = {
+    "vicuna_v1": _vicuna("user"),
+    "llava_v1": _vicuna("human"),
+    "llava_llama_2": Style(
+        _SYSTEM,
+        f"[INST] <<SYS>>\n{_SYSTEM}\n<</SYS>>\n\n",
+        "<s>[INST] ",
+        " [/INST]",
+        " ",
+        " </s>",
+        "",
+    ),
+    "mistral_instruct": Style("", "[INST] ", "[INST] ", " [/INST]", " ", " </s>", ""),
+    "llama_3": _headed("", *_LLAMA_3),
+    "llava_llama_3": _headed(_SYSTEM, *_LLAMA_3),
+    "chatml": _headed("", "<|im_start|>", "\n", "<|im_end|>\n"),
+}
 
 
 def build(turns: Sequence[tuple[str, str | None]], style: str = DEFAULT_STYLE) -> str:
@@ -36,73 +105,45 @@ def build(turns: Sequence[tuple[str, str | None]], style: str = DEFAULT_STYLE) -
         raise PromptError("A prompt needs at least one question: build([('What is this?', None)]).")
     if any(answer is None for _, answer in turns[:-1]):
         raise PromptError("Every turn but the last needs its answer; only the last may be None.")
-    return _FORMS[STYLES[style].form](turns, STYLES[style])
-
-
-def _vicuna(turns: Sequence[tuple[str, str | None]], style: Style) -> str:
-    text = style.system + " "
+    messages = []
     for question, answer in turns:
-        text += f"USER: {question} ASSISTANT:"
+        messages.append({"role": "user", "content": question})
         if answer is not None:
-            text += f" {answer}{style.stop}"
-    return text
-
-
-def _llama_2(turns: Sequence[tuple[str, str | None]], style: Style) -> str:
-    # The original strips the "<s>" before the first turn: the tokenizer adds its own.
-    text = ""
-    for number, (question, answer) in enumerate(turns):
-        if number == 0 and style.system:
-            question = f"<<SYS>>\n{style.system}\n<</SYS>>\n\n{question}"
-        text += ("" if number == 0 else style.start) + f"[INST] {question} [/INST]"
-        if answer is not None:
-            text += f" {answer} {style.stop}"
-    return text
-
-
-def _human(turns: Sequence[tuple[str, str | None]], style: Style) -> str:
-    text = style.system + style.stop
-    for question, answer in (*filter(None, [style.example]), *turns):
-        text += f"Human: {question}{style.stop}Assistant:"
-        if answer is not None:
-            text += f" {answer}{style.stop}"
-    return text
-
-
-def _plain(turns: Sequence[tuple[str, str | None]], style: Style) -> str:
-    """The form of LLaVA's first training stage: a picture and its caption, nothing else."""
-    if len(turns) > 1:
-        raise PromptError('The style "plain" has one turn; use another for a conversation.')
-    return f"{turns[0][0]}{style.stop}"
-
-
-_FORMS = {"vicuna": _vicuna, "llama_2": _llama_2, "human": _human, "plain": _plain}
-
-
-def chat_template(style: str, picture: str) -> str | None:
-    """Return the style as a Jinja chat template, for whoever calls a processor directly.
-
-    `picture` is what is written for a picture. Only Vicuna's form has one; None for others.
-    """
-    if STYLES[style].form != "vicuna":
-        return None
-    system, shown = (text.replace("'", "\\'") for text in (STYLES[style].system, picture))
-    shown = shown.replace("\n", "\\n")
-    return (
-        "{{ '" + system + " ' }}"
-        "{% for message in messages %}"
-        "{% if message['role'] == 'user' %}{{ 'USER: ' }}"
-        "{% if message['content'] is string %}{{ message['content'] + ' ' }}{% else %}"
-        "{% for part in message['content'] if part['type'] == 'image' %}"
-        "{{ '" + shown + "' }}{% endfor %}"
-        "{% for part in message['content'] if part['type'] == 'text' %}"
-        "{{ part['text'] + ' ' }}{% endfor %}{% endif %}"
-        "{% else %}{{ 'ASSISTANT: ' }}"
-        "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-        "{% for part in message['content'] if part['type'] == 'text' %}"
-        "{{ part['text'] }}{% endfor %}{% endif %}{{ '</s>' }}{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+            messages.append({"role": "assistant", "content": answer})
+    return _compiled(style).render(
+        messages=messages, add_generation_prompt=messages[-1]["role"] == "user"
     )
+
+
+@functools.cache
+def _compiled(style: str) -> Template:
+    # As transformers sets up Jinja for chat templates, so that both write the same.
+    return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(
+        chat_template(style, f"{IMAGE_TOKEN}\n")
+    )
+
+
+def chat_template(style: str, picture: str) -> str:
+    """Return the style as a Jinja chat template, for a processor of transformers.
+
+    `picture` is what is written for a picture. Message content is text, or parts, of which the
+    pictures come first.
+    """
+    form = STYLES[style]
+    values = (form.first, form.again, form.after, form.answer, form.end, form.asked, picture)
+    names = "first, again, after, answer, end, asked, picture"
+    return f"{{% set {names} = {', '.join(map(repr, values))} %}}{_CONVERSATION}"
+
+
+_CONVERSATION = (
+    "{% for message in messages %}{% set asks = message['role'] == 'user' %}"
+    "{{ (first if loop.first else again) if asks else answer }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ picture }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+    "{% endif %}{{ after if asks else end }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ asked }}{% endif %}"
+)
 
 
 def with_image(question: str, images: int = 1, picture: str = IMAGE_TOKEN) -> str:
@@ -119,21 +160,66 @@ def with_image(question: str, images: int = 1, picture: str = IMAGE_TOKEN) -> st
     return question
 
 
-def check_images(prompt: str, images: int) -> None:
+def check_images(prompt: str, images: int, token: str = IMAGE_TOKEN) -> None:
     """Raise PromptError unless the prompt has one image token for each picture.
 
     A model that is given image tokens and no picture answers all the same, about
     nothing: this is the only place where that is noticed.
     """
-    placed = prompt.count(IMAGE_TOKEN)
+    placed = prompt.count(token)
     if placed == images:
         return
     if images == 0:
         raise PromptError(
-            f"The prompt holds {IMAGE_TOKEN} {placed} time(s), but no picture was given. "
-            f"Pass the picture, or take {IMAGE_TOKEN} out of the prompt."
+            f"The prompt holds {token} {placed} time(s), but no picture was given. "
+            f"Pass the picture, or take {token} out of the prompt."
         )
     raise PromptError(
-        f"There are {images} picture(s), but the prompt holds {IMAGE_TOKEN} {placed} time(s). "
-        f"Write the question without {IMAGE_TOKEN}: it is added for you."
+        f"There are {images} picture(s), but the prompt holds {token} {placed} time(s). "
+        f"Write the question without {token}: it is added for you."
     )
+
+
+def check_question(prompt: Any) -> str:
+    """Return the question as a tokenizer can read it.
+
+    Half characters (lone surrogates, from text that was cut in UTF-16) become U+FFFD, two halves
+    that belong together one character; control characters but line ends and tabs are left out.
+
+    Raises PromptError, with the cause, for what is no text or says nothing.
+    """
+    if not isinstance(prompt, str):
+        raise PromptError(f"{_no_text(prompt)} {_ASK}")
+    text = prompt.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    text = "".join(c for c in text if c in "\t\n\r" or unicodedata.category(c) != "Cc")
+    if text.strip():
+        return text
+    if prompt.strip():
+        raise PromptError(f"The prompt holds nothing but control characters. {_ASK}")
+    raise PromptError(f"The prompt is empty. {_ASK}")
+
+
+_ASK = f'Ask something: ask(image, "{DEFAULT_PROMPT}").'
+
+
+def _no_text(prompt: Any) -> str:
+    """Say what was given in place of a question."""
+    kind, dimensions = type(prompt).__name__, getattr(prompt, "ndim", None)
+    if prompt is None:
+        return "There is no prompt: it is None."
+    if isinstance(prompt, numbers.Number) or dimensions == 0:
+        return f"The prompt is a number ({prompt}), not text."
+    # Arrays and Pillow's pictures have the first name, tensors the second; one row is a list.
+    is_array = hasattr(prompt, "__array_interface__") or hasattr(prompt, "__array__")
+    is_file = isinstance(prompt, bytes | bytearray | os.PathLike) or hasattr(prompt, "read")
+    if is_file or (is_array and dimensions != 1):
+        return (
+            f"The prompt is of type {kind}, which looks like a picture: are picture and prompt "
+            "swapped? The picture comes first."
+        )
+    if isinstance(prompt, Iterable) or dimensions == 1:
+        return (
+            f"The prompt is of type {kind}, not text. One call asks one question; "
+            "ask_batch(images, prompts) takes a list of them."
+        )
+    return f"The prompt is of type {kind}, not text."

@@ -102,12 +102,12 @@ def read_spelling(folder: Path, raw: dict[str, Any], name: str) -> Spelling:
         legacy=bool(_json(folder / "tokenizer_config.json").get("legacy", True)),
         special=(*_LLAMA_TOKENS, *_json(folder / "added_tokens.json")),
         dummy_prefix=sentencepiece,
-        style=style_of(name, raw),
+        style=trained_style(name, raw),
         padded=raw.get("image_aspect_ratio") == "pad",
     )
 
 
-def style_of(name: str, raw: dict[str, Any]) -> str:
+def trained_style(name: str, raw: dict[str, Any]) -> str:
     """Return the conversation that a model was trained with; only its name tells.
 
     As in the original's `llava/serve/cli.py`, but with "user" for Vicuna, which is what its

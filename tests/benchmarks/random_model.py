@@ -24,7 +24,7 @@ from transformers import GenerationConfig, LlavaForConditionalGeneration
 from llava_nb.llava import Llava
 from llava_nb.loading import device_and_dtype
 from llava_nb.original import expected_shapes
-from llava_nb.processing import build_processor, prompt_style
+from llava_nb.processor import build_processor, prompt_style
 from llava_nb.quantise import check_modules, hush_bitsandbytes, settings
 from llava_nb.scales import keep_scales
 from llava_nb.sizes import Shape

@@ -42,7 +42,7 @@ def estimate(llava: Any, question_tokens: int, new_tokens: int) -> dict[str, int
 
 def question_tokens(llava: Any, picture: Any) -> int:
     """Return the tokens of the prompt without those of the picture."""
-    from llava_nb.processing import encode
+    from llava_nb.processor import encode
 
     prompt = llava.prompt_text(QUESTION)
     ids = encode(llava.processor, [picture], [prompt], llava.spelling)["input_ids"]

@@ -24,9 +24,8 @@ from transformers import (
 
 from llava_lessons.tiny.build import build_tokenizer
 from llava_nb.family import build_config
-from llava_nb.processing import LlavaImageProcessorPil
-from llava_nb.styles import STYLES
-from llava_nb.tiles import (
+from llava_nb.processor import (
+    LlavaImageProcessorPil,
     LlavaNextImageProcessorPil,
     LlavaOnevisionImageProcessorPil,
     OnevisionPictures,
@@ -36,7 +35,8 @@ SIDE, PATCH = 28, 7
 PATCHES = (SIDE // PATCH) ** 2
 NEXT_GRID = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
 ONEVISION_GRID = [[28 * rows, 28 * columns] for rows in range(1, 7) for columns in range(1, 7)]
-WORDS = [style.system for style in STYLES.values()]  # enough for 512 tokens
+TEMPLATES = Path(__file__).parents[1] / "data" / "templates.json"
+WORDS = [TEMPLATES.read_text()]  # enough for 512 tokens
 ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 4}
 
 # As the published templates have it: all pictures of a message, then all text.

@@ -14,7 +14,7 @@ from PIL import Image
 from llava_nb import ModelError, estimate_vram, load, loading
 from llava_nb.family import build_config
 from llava_nb.prefix_cache import CACHE_ARGUMENT
-from llava_nb.processing import encode
+from llava_nb.processor import encode
 from llava_nb.refusals import check_original_layout
 from llava_nb.sizes import shape_of
 from llava_nb.vram.report import bytes_by_part

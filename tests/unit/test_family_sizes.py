@@ -19,15 +19,16 @@ from caching_allocator import Blocks  # noqa: E402
 from model_on_paper import take_weights  # noqa: E402
 from on_paper import OnPaper, attention_fused  # noqa: E402
 
-from llava_lessons.tiny.build import build_tokenizer  # noqa: E402
 from llava_nb import catalog, estimate_vram  # noqa: E402
 from llava_nb.family import build_config  # noqa: E402
-from llava_nb.sizes import CONTEXT, GIB, ROOM, Work, shape_of, vram_parts  # noqa: E402  # noqa: E402
-from llava_nb.tiles import (  # noqa: E402
+from llava_nb.parts import CONTEXT, ROOM, Work, vram_parts  # noqa: E402
+from llava_nb.processor import (  # noqa: E402
     LlavaNextImageProcessorPil,
     LlavaOnevisionImageProcessorPil,
     OnevisionPictures,
 )
+from llava_nb.sizes import GIB, shape_of  # noqa: E402
+from llava_nb.tiny.build import build_tokenizer  # noqa: E402
 
 CLIP = {
     "model_type": "clip_vision_model",

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from llava_nb import load, prompts
-from llava_nb.processing import encode
+from llava_nb.processor import encode
 
 PARITY = Path(__file__).parents[1] / "data" / "parity"
 GOLDEN = {

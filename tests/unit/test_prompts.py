@@ -3,30 +3,42 @@
 import json
 from pathlib import Path
 
+import numpy
 import pytest
+import torch
+from PIL import Image
 
 from llava_nb import PromptError, prompts
 
 RECORDED = json.loads((Path(__file__).parents[1] / "data" / "templates.json").read_text())
 
 
-@pytest.mark.parametrize("style", prompts.STYLES)
+ORIGINALS = [style for style in prompts.STYLES if style in RECORDED]
+
+
+@pytest.mark.parametrize("style", ORIGINALS)
 def test_one_turn_is_the_originals(style):
     question = prompts.with_image("What is this?")
     assert prompts.build([(question, None)], style) == RECORDED[style]["one_turn"]
 
 
-@pytest.mark.parametrize("style", [each for each in prompts.STYLES if each != "plain"])
+@pytest.mark.parametrize("style", ORIGINALS)
 def test_two_turns_are_the_originals(style):
     first = (prompts.with_image("What is this?"), "A cat.")
     built = prompts.build([first, ("What colour?", None)], style)
     assert built == RECORDED[style]["two_turns"]
 
 
-def test_the_plain_style_has_no_second_turn():
-    """Nor has the original's: it raises TypeError there."""
-    with pytest.raises(PromptError, match='"plain" has one turn; use another'):
-        prompts.build([("One?", "A cat."), ("Two?", None)], "plain")
+def test_the_styles_of_the_original_are_all_there():
+    assert {"vicuna_v1", "llava_v1", "llava_llama_2", "mistral_instruct"} == set(ORIGINALS)
+
+
+@pytest.mark.parametrize("style", prompts.STYLES)
+def test_text_stands_in_a_prompt_as_it_is(style):
+    """Jinja, which fills the styles in, gives a meaning to braces and takes line ends away."""
+    turns = [("{{ 1 }} <b> \\n 'one'\n", '"two"\n\n'), (" {% if %}\n", None)]
+    built = prompts.build(turns, style)
+    assert [built.count(text) for turn in turns for text in turn if text] == [1, 1, 1]
 
 
 def test_the_default_is_what_llava_1_5_was_trained_with():
@@ -65,3 +77,45 @@ def test_picture_without_an_image_token():
 def test_more_image_tokens_than_pictures():
     with pytest.raises(PromptError, match="holds <image> 2 time"):
         prompts.with_image("<image> and <image>", 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "cause"),
+    [
+        (None, "no prompt: it is None"),
+        (5, "a number .5., not text"),
+        (numpy.float32(0.5), "a number .0.5., not text"),
+        (Image.new("RGB", (2, 2)), "type Image, which looks like a picture.*swapped"),
+        (Path("a.png"), "which looks like a picture.*swapped"),
+        (b"png", "type bytes, which looks like a picture.*swapped"),
+        (numpy.zeros((2, 2, 3)), "type ndarray, which looks like a picture.*swapped"),
+        (torch.zeros(3, 2, 2), "type Tensor, which looks like a picture.*swapped"),
+        (["One?", "Two?"], "type list, not text.*ask_batch.images, prompts. takes a list"),
+        (("One?",), "type tuple, not text.*ask_batch"),
+        ((each for each in "ab"), "type generator, not text.*ask_batch"),
+        (numpy.array(["One?", "Two?"]), "type ndarray, not text.*ask_batch"),
+        (object(), "type object, not text"),
+        (" \n", "The prompt is empty"),
+        ("\0\x1b", "nothing but control characters"),
+    ],
+    ids=lambda value: value if type(value) is str else type(value).__name__,
+)
+def test_what_is_no_question_is_told_for_what_it_is(given, cause):
+    with pytest.raises(PromptError, match=f"{cause}.*Ask something: ask.image") as caught:
+        prompts.check_question(given)
+    assert ("empty" in str(caught.value)) == (type(given) is str and not given.strip(" \n"))
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("What is this?\r\n\tThat?", "What is this?\r\n\tThat?"),
+        ("half \ud83d of it", "half \ufffd of it"),
+        ("the other \ude00", "the other \ufffd"),
+        ("two halves \ud83d\ude00", "two halves \U0001f600"),
+        ("a\0b\x1b[1mc\x85", "ab[1mc"),
+        ("\ufeffa", "\ufeffa"),
+    ],
+)
+def test_a_question_is_made_what_a_tokenizer_can_read(given, read):
+    assert prompts.check_question(given) == read

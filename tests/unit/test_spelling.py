@@ -7,7 +7,7 @@ import pytest
 
 from llava_nb import ModelError
 from llava_nb.prompts import IMAGE_TOKEN
-from llava_nb.spelling import Spelling, build_tokenizer, read_spelling, style_of
+from llava_nb.spelling import Spelling, build_tokenizer, read_spelling, trained_style
 
 PARITY = Path(__file__).parents[1] / "data" / "parity"
 RECORDED = json.loads((PARITY / "golden" / "tokenization.json").read_text())
@@ -97,11 +97,11 @@ def test_a_spelling_goes_with_a_saved_config_and_comes_back():
     ],
 )
 def test_the_name_tells_the_conversation(name, style):
-    assert style_of(name, {}) == style
+    assert trained_style(name, {}) == style
 
 
 def test_a_copied_folder_still_tells_by_what_it_was_called():
-    assert style_of("copy", {"_name_or_path": "llava-llama-2-7b-chat"}) == "llava_llama_2"
+    assert trained_style("copy", {"_name_or_path": "llava-llama-2-7b-chat"}) == "llava_llama_2"
 
 
 def test_a_tokenizer_that_is_not_there(tmp_path):

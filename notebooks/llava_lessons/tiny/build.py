@@ -23,9 +23,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from llava_nb.processing import LlavaImageProcessorPil
-from llava_nb.prompts import IMAGE_TOKEN, chat_template
-from llava_nb.styles import STYLES
+from ..processor import LlavaImageProcessorPil
+from ..prompts import IMAGE_TOKEN, STYLES, chat_template
 
 SIDE, PATCH = 112, 14
 GRID = SIDE // PATCH
