@@ -22,9 +22,8 @@ from . import original
 from .checkpoints import Checkpoint, unreachable
 from .errors import ModelError
 from .family import build_config
-from .processor import build_processor
+from .processor import Spelling, build_processor, build_tokenizer, read_spelling
 from .refusals import check_original_layout, check_parts, is_original
-from .spelling import Spelling, build_tokenizer, read_spelling
 from .weight_files import WeightFiles, weight_files
 
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt")

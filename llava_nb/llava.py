@@ -25,10 +25,10 @@ from .errors import ModelError
 from .images import open_image
 from .inputs import prepare, prompt_text
 from .prefix_cache import PrefixCache
+from .processor import Spelling
 from .prompts import DEFAULT_STYLE
 from .running import run
 from .settings import Settings, Stop
-from .spelling import Spelling
 from .streaming import pieces
 from .vram import register
 from .vram.free import free_vram

@@ -28,8 +28,8 @@ from transformers import (
 )
 
 from .errors import ModelError
+from .processor import MARK, Spelling
 from .shards import open_weights, shape_of
-from .spelling import MARK, Spelling
 
 TOWER = "model.vision_tower."
 PROJECTOR = "model.multi_modal_projector."

@@ -6,9 +6,10 @@ A wrong field here never raises; it gives other pixels, other positions, or 575 
 
 from __future__ import annotations
 
-import math
-import re
+import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -16,40 +17,18 @@ from torch import Tensor
 from transformers import (
     AutoTokenizer,
     BatchFeature,
-    ImageProcessingMixin,
-    LlavaNextProcessor,
-    LlavaOnevisionProcessor,
-    LlavaProcessor,
+    LlamaTokenizer,
     PretrainedConfig,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     ProcessorMixin,
 )
-from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 
 from . import prompts
 from .errors import ModelError
+from .image_processor import LlavaImageProcessorPil as LlavaImageProcessorPil  # for importers
+from .image_processor import build_with_pixels, shrink
 from .prompts import DEFAULT_STYLE, IMAGE_TOKEN, STYLES, chat_template
-from .spelling import Spelling
-
-# The PIL image processors give the pixels that models were trained with, torchvision's do not.
-try:
-    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
-    from transformers.models.llava_next.image_processing_pil_llava_next import (
-        LlavaNextImageProcessorPil,
-    )
-    from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
-        LlavaOnevisionImageProcessorPil,
-    )
-except ImportError:  # transformers before 5.3 has them under the plain names
-    from transformers.models.llava.image_processing_llava import (
-        LlavaImageProcessor as LlavaImageProcessorPil,
-    )
-    from transformers.models.llava_next.image_processing_llava_next import (
-        LlavaNextImageProcessor as LlavaNextImageProcessorPil,
-    )
-    from transformers.models.llava_onevision.image_processing_llava_onevision import (
-        LlavaOnevisionImageProcessor as LlavaOnevisionImageProcessorPil,
-    )
 
 
 def build_processor(
@@ -80,11 +59,10 @@ def build_processor(
             f"The tokenizer has {len(tokenizer)} tokens, and the model reads a picture at token "
             f"{config.image_token_id}. Fetch the tokenizer's files again."
         )
-    build = {"llava_next": _next, "llava_onevision": _onevision}.get(config.model_type, _whole)
-    processor = build(
+    processor = build_with_pixels(
         pixels or folder,
         config,
-        spelling,
+        padded=spelling.padded if spelling else None,
         tokenizer=tokenizer,
         vision_feature_select_strategy=getattr(config, "vision_feature_select_strategy", "default"),
         image_token=image_token,
@@ -98,134 +76,6 @@ def build_processor(
     if spelling is None:
         processor.chat_template = _find_template(folder, processor, config)
     return processor
-
-
-# --- Pixels -----------------------------------------------------------------------------------
-
-
-def _whole(
-    pixels: str, config: PretrainedConfig, spelling: Spelling | None, **fields: Any
-) -> LlavaProcessor:
-    """Return the processor of a model that sees a picture once."""
-    return LlavaProcessor(
-        image_processor=_image_processor(pixels, config, spelling),
-        patch_size=config.vision_config.patch_size,
-        num_additional_image_tokens=_class_tokens(config),
-        **fields,
-    )
-
-
-def _class_tokens(config: PretrainedConfig) -> int:
-    return int("clip" in config.vision_config.model_type)  # SigLIP has none
-
-
-def _image_processor(pixels: str, config: PretrainedConfig, spelling: Spelling | None) -> Any:
-    """Return the image processor that treats pictures as the model was trained.
-
-    That is the one that the folder names, with one exception. LLaVA-1.5, BakLLaVA and ViP-LLaVA
-    were published with CLIP's own, which crops, but were trained on pictures that are padded to
-    a square (`--image_aspect_ratio pad`). In the original layout the config tells.
-    """
-    side = config.vision_config.image_size
-    square = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
-    if spelling:
-        return LlavaImageProcessorPil.from_pretrained(pixels, do_pad=spelling.padded, **square)
-    settings, _ = ImageProcessingMixin.get_image_processor_dict(pixels)
-    on_clip = _class_tokens(config) == 1
-    name = settings.get("image_processor_type") or settings.get("feature_extractor_type")
-    name = re.sub("(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", name or "")
-    name = name or ("CLIP" if on_clip else "Siglip")
-    is_cropped = name in ("CLIP", "Llava") and "height" not in _size(settings)
-    told = settings.get("do_pad") if name == "Llava" else None  # in CLIP's it means another thing
-    if told or (told is None and on_clip and is_cropped):
-        return LlavaImageProcessorPil.from_pretrained(pixels, do_pad=True, **square)
-    stretched = {"size": square["crop_size"]}
-    try:
-        kind = get_image_processor_class_from_name(f"{name}ImageProcessorPil")
-        kind = kind or get_image_processor_class_from_name(f"{name}ImageProcessor")
-        # As published; else, if that is not the tower's size, in the tower's.
-        for sizes in ({}, square if settings.get("do_center_crop") else stretched):
-            image_processor = kind.from_pretrained(pixels, **sizes)
-            made = _made(image_processor, side)
-            if made == (1, 3, side, side):
-                return image_processor
-        reason = f"makes pixels of shape {made}"
-    except Exception as error:  # of settings that are its author's choice
-        reason = f"cannot be used ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
-    raise ModelError(
-        f"The image processor that {pixels} names, {name}ImageProcessor, {reason}, and the vision "
-        f"tower takes (1, 3, {side}, {side}). Fetch preprocessor_config.json again; if it is as "
-        "published, load() does not read this model."
-    )
-
-
-def _size(settings: dict[str, Any]) -> dict[str, int]:
-    """Return the size in an image processor's settings; an old file has one number."""
-    size = settings.get("size")
-    return size if isinstance(size, dict) else {}
-
-
-def _made(image_processor: Any, side: int) -> tuple[int, ...]:
-    """Return the shape of what becomes of a picture that is no square."""
-    picture = Image.new("RGB", (side + side // 2, side))
-    return tuple(image_processor(picture, return_tensors="pt")["pixel_values"].shape)
-
-
-class OnevisionPictures(LlavaOnevisionProcessor):
-    """LLaVA-OneVision's processor without its half for videos, which needs torchvision.
-
-    transformers goes by the names of the arguments: what is not among them is not asked for.
-    """
-
-    def __init__(self, image_processor: Any = None, tokenizer: Any = None, **fields: Any) -> None:
-        super().__init__(image_processor, tokenizer, video_processor=None, **fields)
-
-
-# In saved folders the name stands for the class that transformers knows.
-OnevisionPictures.__name__ = LlavaOnevisionProcessor.__name__
-
-
-def _next(
-    pixels: str, config: PretrainedConfig, spelling: Spelling | None, **fields: Any
-) -> LlavaNextProcessor:
-    """Return the processor of a LLaVA-NeXT, which cuts a picture into tiles.
-
-    How many tokens that makes is counted by the processor from its own fields and by the model
-    from its config. `do_pad` gives pictures of a batch the same number of tiles.
-    """
-    side = config.vision_config.image_size
-    image_processor = LlavaNextImageProcessorPil.from_pretrained(
-        pixels,
-        size={"shortest_edge": side},
-        crop_size={"height": side, "width": side},
-        image_grid_pinpoints=config.image_grid_pinpoints,
-        do_pad=True,
-    )
-    return LlavaNextProcessor(
-        image_processor=image_processor,
-        patch_size=config.vision_config.patch_size,
-        num_additional_image_tokens=_class_tokens(config),
-        **fields,
-    )
-
-
-def _onevision(
-    pixels: str, config: PretrainedConfig, spelling: Spelling | None, **fields: Any
-) -> LlavaOnevisionProcessor:
-    """Return the processor of a LLaVA-OneVision; it takes the tower's positions as a number."""
-    side, patch = config.vision_config.image_size, config.vision_config.patch_size
-    image_processor = LlavaOnevisionImageProcessorPil.from_pretrained(
-        pixels,
-        size={"height": side, "width": side},
-        image_grid_pinpoints=config.image_grid_pinpoints,
-        do_pad=True,
-    )
-    return OnevisionPictures(
-        image_processor=image_processor,
-        num_image_tokens=(side // patch) ** 2,
-        vision_aspect_ratio=config.vision_aspect_ratio,
-        **fields,
-    )
 
 
 def encode(
@@ -243,7 +93,8 @@ def encode(
     if spelling is not None:
         prompts = [spelling.for_tokenizer(prompt) for prompt in prompts]
     return processor(
-        images=[shrink(picture, processor, spelling) for picture in pictures] or None,
+        images=[shrink(picture, processor, original=spelling is not None) for picture in pictures]
+        or None,
         text=list(prompts),
         padding=len(prompts) > 1,
         return_tensors="pt",
@@ -274,80 +125,6 @@ def _special_tokens(
     is_there = spelling is None and first is not None and prompt.startswith(first)
     return {"add_special_tokens": False} if is_there else {}
 
-
-# --- Memory -----------------------------------------------------------------------------------
-
-# transformers' image processors copy a picture some times over, in its own size or, padded to a
-# square, in a far larger one: 12 GiB for 800 x 30,000 pixels. Pillow does in place what they do.
-_BAND = 256  # rows that are resized at once
-_STRIP = 4096  # pixels of the longer side of a strip, 10 times what a model looks at
-_TILED = 24_000_000  # pixels of a picture that is cut into tiles, a photograph of today
-
-
-def shrink(
-    picture: Image.Image, processor: ProcessorMixin, spelling: Spelling | None = None
-) -> Image.Image:
-    """Return the picture in the size that the model looks at, so that it takes little memory.
-
-    The pixels that the processor makes of it are bit for bit those that it makes of the whole
-    picture, but for strips more than 4,096 pixels long (padded) or 64 times as long as wide
-    (cropped) and, where pictures are cut into tiles, for more than 24 megapixels.
-    """
-    pixels = processor.image_processor
-    if not isinstance(processor, LlavaProcessor) or not pixels.do_resize:
-        factor = math.ceil(math.sqrt(picture.width * picture.height / _TILED))
-        return picture.reduce(factor) if factor > 1 else picture
-    if "height" in pixels.size:
-        return picture.resize((pixels.size["width"], pixels.size["height"]), pixels.resample)
-    side = pixels.size["shortest_edge"]
-    if isinstance(pixels, LlavaImageProcessorPil) and pixels.do_pad:
-        return _padded(picture, side, tuple(int(mean * 255) for mean in pixels.image_mean))
-    return _shortest_edge(picture, side, pixels.resample, across_first=spelling is not None)
-
-
-def _padded(picture: Image.Image, side: int, colour: tuple[int, ...]) -> Image.Image:
-    """Pad to a square with a colour, the picture in the middle, and resize that to `side`.
-
-    Pillow resizes a square across, then down. So it is made some rows at a time, each as wide as
-    the square, and one column of the result's width is resized down.
-    """
-    longest, shortest = max(picture.size), min(picture.size)
-    if longest > _STRIP and longest > 4 * shortest:
-        picture = picture.reduce(math.ceil(longest / _STRIP))
-    (width, height), edge = picture.size, max(picture.size)
-    column = Image.new("RGB", (side, edge), colour)
-    for top in range(0, height, _BAND):
-        band = Image.new("RGB", (edge, min(_BAND, height - top)), colour)
-        rows = picture.crop((0, top, width, top + band.height))
-        band.paste(rows, ((edge - width) // 2, 0))
-        across = band.resize((side, band.height), Image.Resampling.BICUBIC)
-        column.paste(across, (0, (edge - height) // 2 + top))
-    return column.resize((side, side), Image.Resampling.BICUBIC)
-
-
-def _shortest_edge(
-    picture: Image.Image, side: int, resample: int, *, across_first: bool
-) -> Image.Image:
-    """Resize the shorter edge to `side`; of a strip the middle is enough, the rest is cropped.
-
-    `across_first`: first across, then down, as Pillow did before 13. It goes down first where a
-    picture is tall (python-pillow#9549), and rounding to 8 bits in between makes other pixels
-    than the models in the original layout were trained with.
-    """
-    width, height = picture.size
-    if max(width, height) > 64 * min(width, height):
-        keep = 64 * min(width, height)  # an even number is cut off, so that the middle stays it
-        left, top = (max(length - keep, 0) // 2 for length in picture.size)
-        picture = picture.crop((left, top, width - left, height - top))
-        width, height = picture.size
-    shorter = min(width, height)
-    to = (int(side * width / shorter), int(side * height / shorter))
-    if across_first:
-        picture = picture.resize((to[0], height), resample)
-    return picture.resize(to, resample)
-
-
-# --- Conversations ----------------------------------------------------------------------------
 
 # Where no template was published: (model_type, that of the language model, a token that tells how
 # it speaks) -> style. Sources: what the training scripts give as `--version` (haotian-liu/LLaVA
@@ -448,13 +225,20 @@ def _find_template(folder: str, processor: ProcessorMixin, config: PretrainedCon
     about, _ = ProcessorMixin.get_processor_dict(folder)
     published, tokenizers = about.get("chat_template"), processor.tokenizer.chat_template
     style = _trained_with(processor.tokenizer, config)
-    return (
+    template = (
         _taking_parts(processor, published, "", f"{processor.image_token}\n")
         or _taking_parts(processor, tokenizers, "")
         or (style and chat_template(style, f"{processor.image_token}\n"))
         or _taking_parts(processor, tokenizers, f"{processor.image_token}\n")
-        or _unknown(config)
     )
+    if not template:
+        raise ModelError(
+            f"The processor has no chat template with pictures, and it is not known how a "
+            f"{config.model_type} on {config.text_config.model_type} was prompted when it was "
+            "trained. Put its chat_template.jinja (or chat_template.json) into the folder; the "
+            "model's page on the hub has it."
+        )
+    return template
 
 
 def _taking_parts(processor: ProcessorMixin, template: Any, *pictures: str) -> str | None:
@@ -500,10 +284,127 @@ def _trained_with(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) 
     return _TRAINED_WITH.get((config.model_type, text.model_type, mark))
 
 
-def _unknown(config: PretrainedConfig) -> str:
-    raise ModelError(
-        f"The processor has no chat template with pictures, and it is not known how a "
-        f"{config.model_type} on {config.text_config.model_type} was prompted when it was "
-        "trained. Put its chat_template.jinja (or chat_template.json) into the folder; the "
-        "model's page on the hub has it."
+MARK = "llava_nb_spelling"  # in config.json, when a model of this layout is saved in the other
+_BLANKS = (" ", "\u2581")
+_LLAMA_TOKENS = ("<s>", "</s>")
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """What stands for a picture, for people and for the tokenizer, and the prompt's form.
+
+    `picture` is what a prompt says (some models want marks round it), `token` what the
+    tokenizer reads at its place, `legacy` whether the tokenizer itself sets a blank after
+    every special token, `special` which these are, `padded` whether pictures are padded to a
+    square.
+    """
+
+    picture: str = IMAGE_TOKEN
+    token: str = "<unk>"
+    legacy: bool = False
+    special: tuple[str, ...] = _LLAMA_TOKENS
+    dummy_prefix: bool = True
+    style: str = DEFAULT_STYLE
+    padded: bool = True
+
+    def for_tokenizer(self, prompt: str) -> str:
+        """Return the prompt as the tokenizer must read it to give the original's ids.
+
+        A `<unk>` that a person wrote is left out: it would be taken for a picture.
+        """
+        pieces = [piece.replace(self.token, "") for piece in prompt.split(IMAGE_TOKEN)]
+        if self.dummy_prefix:
+            pieces = [self._with_blank(index, piece) for index, piece in enumerate(pieces)]
+        return self.token.join(pieces)
+
+    def _with_blank(self, index: int, piece: str) -> str:
+        """Add the blank where the tokenizer would not: it sees only one whole text.
+
+        It sets none where one stands already, nor, if not `legacy`, inside a text. Before a
+        `special` token the original has none either.
+        """
+        inside = (
+            index > 0 and piece and not self.legacy and not piece.startswith(tuple(self.special))
+        )
+        return f" {piece}" if inside or piece.startswith(_BLANKS) else piece
+
+    @property
+    def chat_template(self) -> str:
+        """The style as a chat template that writes what the tokenizer must read."""
+        return chat_template(self.style, self.for_tokenizer(f"{self.picture}\n"))
+
+    def mark(self) -> dict[str, Any]:
+        """Return what to write into a saved config, for `from_mark`."""
+        return asdict(self)
+
+    @classmethod
+    def from_mark(cls, config: dict[str, Any]) -> Spelling | None:
+        """Return the spelling that a saved config carries, None for other models."""
+        if MARK not in config:
+            return None
+        values = config[MARK]
+        return cls(**{**values, "special": tuple(values["special"])})
+
+
+def read_spelling(folder: Path, raw: dict[str, Any], name: str) -> Spelling:
+    """Return the spelling of a checkpoint in the original layout.
+
+    `raw` is its config.json. As in the original, marks go round the picture if
+    `mm_use_im_start_end`, and only "pad" as `image_aspect_ratio` pads. `legacy` was the
+    rule for tokenizers before that word existed, so it holds where the file is silent.
+    """
+    marked = raw.get("mm_use_im_start_end")
+    sentencepiece = (folder / "tokenizer.model").is_file()
+    known_picture = not sentencepiece and IMAGE_TOKEN in _vocabulary(folder)
+    return Spelling(
+        picture=f"<im_start>{IMAGE_TOKEN}<im_end>" if marked else IMAGE_TOKEN,
+        token=IMAGE_TOKEN if known_picture else "<unk>",
+        legacy=bool(_json(folder / "tokenizer_config.json").get("legacy", True)),
+        special=(*_LLAMA_TOKENS, *_json(folder / "added_tokens.json")),
+        dummy_prefix=sentencepiece,
+        style=_style_by_name(name, raw),
+        padded=raw.get("image_aspect_ratio") == "pad",
     )
+
+
+def _style_by_name(name: str, raw: dict[str, Any]) -> str:
+    """Return the conversation that a model was trained with; only its name tells.
+
+    As in the original's `llava/serve/cli.py`, but with "user" for Vicuna, which is what its
+    training scripts say (`--version v1`).
+    """
+    names = f"{name} {raw.get('_name_or_path', '')}".casefold().replace("_", "-")
+    return "llava_llama_2" if "llama-2" in names else DEFAULT_STYLE
+
+
+def build_tokenizer(folder: Path, spelling: Spelling) -> PreTrainedTokenizerBase:
+    """Return the tokenizer, built by its class: `AutoTokenizer` gives another one, silently.
+
+    Batches are padded with the end token: LLaVA's own pad token is `<unk>`, the picture's.
+    Raises ModelError if its file is missing or damaged.
+    """
+    try:
+        if (folder / "tokenizer.model").is_file():
+            tokenizer = LlamaTokenizer.from_pretrained(
+                folder, legacy=spelling.legacy, padding_side="left"
+            )
+        else:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, padding_side="left")
+    except Exception as error:
+        # sentencepiece and tokenizers raise RuntimeError, TypeError and bare Exception.
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(
+            f"The tokenizer in {folder} cannot be read ({reason}). tokenizer.model (or "
+            "tokenizer.json) is missing or damaged: fetch it again."
+        ) from error
+    tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+
+def _vocabulary(folder: Path) -> set[str]:
+    """Return the special tokens of a tokenizer.json, an empty set without one."""
+    return {each["content"] for each in _json(folder / "tokenizer.json").get("added_tokens", ())}

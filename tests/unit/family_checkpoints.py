@@ -24,7 +24,7 @@ from transformers import (
 
 from llava_lessons.tiny.build import build_tokenizer
 from llava_nb.family import build_config
-from llava_nb.processor import (
+from llava_nb.image_processor import (
     LlavaImageProcessorPil,
     LlavaNextImageProcessorPil,
     LlavaOnevisionImageProcessorPil,

@@ -21,12 +21,12 @@ from on_paper import OnPaper, attention_fused  # noqa: E402
 
 from llava_nb import catalog, estimate_vram  # noqa: E402
 from llava_nb.family import build_config  # noqa: E402
-from llava_nb.parts import CONTEXT, ROOM, Work, vram_parts  # noqa: E402
-from llava_nb.processor import (  # noqa: E402
+from llava_nb.image_processor import (  # noqa: E402
     LlavaNextImageProcessorPil,
     LlavaOnevisionImageProcessorPil,
     OnevisionPictures,
 )
+from llava_nb.parts import CONTEXT, ROOM, Work, vram_parts  # noqa: E402
 from llava_nb.sizes import GIB, shape_of  # noqa: E402
 from llava_nb.tiny.build import build_tokenizer  # noqa: E402
 

@@ -18,7 +18,8 @@ from transformers.models.auto.image_processing_auto import get_image_processor_c
 
 from llava_nb import ModelError
 from llava_nb.family import build_config
-from llava_nb.processor import build_processor, encode, shrink
+from llava_nb.image_processor import shrink
+from llava_nb.processor import build_processor, encode
 
 SIDE = 28
 SIGLIP = {"image_processor_type": "SiglipImageProcessor", "image_mean": [0.5] * 3}
@@ -154,7 +155,10 @@ def test_a_size_that_is_not_the_towers_is_made_the_towers(build, settings):
 @pytest.mark.parametrize(
     ("settings", "cause"),
     [
-        ({"image_processor_type": "NoSuchImageProcessor"}, "NoSuchImageProcessor, cannot be used"),
+        (
+            {"image_processor_type": "NoSuchImageProcessor"},
+            "is not in this version",
+        ),
         ({"image_processor_type": "Siglip2ImageProcessor"}, "Siglip2ImageProcessor, "),
         (SIGLIP | {"size": "large"}, "SiglipImageProcessor, cannot be used"),
     ],

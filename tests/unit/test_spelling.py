@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from llava_nb import ModelError
+from llava_nb.processor import Spelling, build_tokenizer, read_spelling
 from llava_nb.prompts import IMAGE_TOKEN
-from llava_nb.spelling import Spelling, build_tokenizer, read_spelling, trained_style
 
 PARITY = Path(__file__).parents[1] / "data" / "parity"
 RECORDED = json.loads((PARITY / "golden" / "tokenization.json").read_text())
@@ -89,19 +89,17 @@ def test_a_spelling_goes_with_a_saved_config_and_comes_back():
 
 
 @pytest.mark.parametrize(
-    ("name", "style"),
+    ("name", "raw", "style"),
     [
-        ("liuhaotian/llava-v1.5-13b", "vicuna_v1"),
-        ("liuhaotian/llava-llama-2-13b-chat-lightning-preview", "llava_llama_2"),
-        ("mine", "vicuna_v1"),
+        ("liuhaotian/llava-v1.5-13b", {}, "vicuna_v1"),
+        ("liuhaotian/llava-llama-2-13b-chat-lightning-preview", {}, "llava_llama_2"),
+        ("mine", {}, "vicuna_v1"),
+        ("a copy", {"_name_or_path": "llava-llama-2-7b-chat"}, "llava_llama_2"),
     ],
 )
-def test_the_name_tells_the_conversation(name, style):
-    assert trained_style(name, {}) == style
-
-
-def test_a_copied_folder_still_tells_by_what_it_was_called():
-    assert trained_style("copy", {"_name_or_path": "llava-llama-2-7b-chat"}) == "llava_llama_2"
+def test_the_name_tells_the_conversation(tmp_path, name, raw, style):
+    """A copied folder tells by what it was called."""
+    assert read_spelling(tmp_path, raw, name).style == style
 
 
 def test_a_tokenizer_that_is_not_there(tmp_path):

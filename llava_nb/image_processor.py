@@ -1,0 +1,241 @@
+"""The image processor of a model: pictures are treated as it was published, in little memory."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from PIL import Image
+from transformers import (
+    ImageProcessingMixin,
+    LlavaNextProcessor,
+    LlavaOnevisionProcessor,
+    LlavaProcessor,
+    PretrainedConfig,
+    ProcessorMixin,
+)
+from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
+
+from .errors import ModelError
+
+# The PIL image processors give the pixels that models were trained with, torchvision's do not.
+try:
+    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+    from transformers.models.llava_next.image_processing_pil_llava_next import (
+        LlavaNextImageProcessorPil,
+    )
+    from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
+        LlavaOnevisionImageProcessorPil,
+    )
+except ImportError:  # transformers before 5.3 has them under the plain names
+    from transformers.models.llava.image_processing_llava import (
+        LlavaImageProcessor as LlavaImageProcessorPil,
+    )
+    from transformers.models.llava_next.image_processing_llava_next import (
+        LlavaNextImageProcessor as LlavaNextImageProcessorPil,
+    )
+    from transformers.models.llava_onevision.image_processing_llava_onevision import (
+        LlavaOnevisionImageProcessor as LlavaOnevisionImageProcessorPil,
+    )
+
+
+def build_with_pixels(
+    folder: str, config: PretrainedConfig, *, padded: bool | None = None, **fields: Any
+) -> ProcessorMixin:
+    """Return the processor of a model: its image processor, and `fields` as they are.
+
+    `folder` has the image processor's settings. `padded` is what a config in the original layout
+    says of pictures, None in the transformers layout. Raises ModelError if the image processor
+    makes no pixels that the vision tower takes.
+    """
+    if config.model_type == "llava_next":
+        return _next(folder, config, **fields)
+    if config.model_type == "llava_onevision":
+        return _onevision(folder, config, **fields)
+    return LlavaProcessor(
+        image_processor=_image_processor(folder, config, padded),
+        patch_size=config.vision_config.patch_size,
+        num_additional_image_tokens=_class_tokens(config),
+        **fields,
+    )
+
+
+def _class_tokens(config: PretrainedConfig) -> int:
+    return int("clip" in config.vision_config.model_type)  # SigLIP has none
+
+
+def _image_processor(folder: str, config: PretrainedConfig, padded: bool | None) -> Any:
+    """Return the image processor that treats pictures as the model was trained.
+
+    That is the one that the folder names, with one exception. LLaVA-1.5, BakLLaVA and ViP-LLaVA
+    were published with CLIP's own, which crops, but were trained on pictures that are padded to
+    a square (`--image_aspect_ratio pad`). In the original layout the config tells.
+    """
+    side = config.vision_config.image_size
+    square = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    if padded is not None:
+        return LlavaImageProcessorPil.from_pretrained(folder, do_pad=padded, **square)
+    settings, _ = ImageProcessingMixin.get_image_processor_dict(folder)
+    on_clip = _class_tokens(config) == 1
+    name = settings.get("image_processor_type") or settings.get("feature_extractor_type") or ""
+    name = re.sub("(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", name)
+    name = name or ("CLIP" if on_clip else "Siglip")
+    size = settings.get("size")
+    is_stretched = isinstance(size, dict) and "height" in size  # an old file has one number
+    # CLIP's image processor has a field of that name too, which means another thing.
+    told = settings.get("do_pad") if name == "Llava" else None
+    if told or (told is None and on_clip and name in ("CLIP", "Llava") and not is_stretched):
+        return LlavaImageProcessorPil.from_pretrained(folder, do_pad=True, **square)
+    towers = square if settings.get("do_center_crop") else {"size": square["crop_size"]}
+    return _named(folder, f"{name}ImageProcessor", side, towers)
+
+
+def _named(folder: str, name: str, side: int, towers: dict[str, Any]) -> Any:
+    """Return the image processor of that name as it is in the folder, on PIL.
+
+    If what it makes is not of the tower's size, it is given `towers`, the sizes that would be.
+    """
+    try:
+        kind = get_image_processor_class_from_name(f"{name}Pil")
+        kind = kind or get_image_processor_class_from_name(name)
+        reason = "is not in this version of transformers"
+        for sizes in ({}, towers) if kind else ():
+            image_processor = kind.from_pretrained(folder, **sizes)
+            picture = Image.new("RGB", (side + side // 2, side))  # no square
+            made = tuple(image_processor(picture, return_tensors="pt")["pixel_values"].shape)
+            if made == (1, 3, side, side):
+                return image_processor
+            reason = f"makes pixels of shape {made}"
+    except Exception as error:  # the settings are their author's choice, and so is what they raise
+        first_line = str(error).strip().partition("\n")[0]
+        reason = f"cannot be used ({type(error).__name__}: {first_line})"
+    raise ModelError(
+        f"The image processor that {folder} names, {name}, {reason}, and the vision tower takes "
+        f"(1, 3, {side}, {side}). Fetch preprocessor_config.json again; if it is as published, "
+        "load() does not read this model."
+    )
+
+
+class OnevisionPictures(LlavaOnevisionProcessor):
+    """LLaVA-OneVision's processor without its half for videos, which needs torchvision.
+
+    transformers goes by the names of the arguments: what is not among them is not asked for.
+    """
+
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None, **fields: Any) -> None:
+        super().__init__(image_processor, tokenizer, video_processor=None, **fields)
+
+
+# In saved folders the name stands for the class that transformers knows.
+OnevisionPictures.__name__ = LlavaOnevisionProcessor.__name__
+
+
+def _next(folder: str, config: PretrainedConfig, **fields: Any) -> LlavaNextProcessor:
+    """Return the processor of a LLaVA-NeXT, which cuts a picture into tiles.
+
+    How many tokens that makes is counted by the processor from its own fields and by the model
+    from its config. `do_pad` gives pictures of a batch the same number of tiles.
+    """
+    side = config.vision_config.image_size
+    image_processor = LlavaNextImageProcessorPil.from_pretrained(
+        folder,
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
+        image_grid_pinpoints=config.image_grid_pinpoints,
+        do_pad=True,
+    )
+    return LlavaNextProcessor(
+        image_processor=image_processor,
+        patch_size=config.vision_config.patch_size,
+        num_additional_image_tokens=_class_tokens(config),
+        **fields,
+    )
+
+
+def _onevision(folder: str, config: PretrainedConfig, **fields: Any) -> LlavaOnevisionProcessor:
+    """Return the processor of a LLaVA-OneVision; it takes the tower's positions as a number."""
+    side, patch = config.vision_config.image_size, config.vision_config.patch_size
+    image_processor = LlavaOnevisionImageProcessorPil.from_pretrained(
+        folder,
+        size={"height": side, "width": side},
+        image_grid_pinpoints=config.image_grid_pinpoints,
+        do_pad=True,
+    )
+    return OnevisionPictures(
+        image_processor=image_processor,
+        num_image_tokens=(side // patch) ** 2,
+        vision_aspect_ratio=config.vision_aspect_ratio,
+        **fields,
+    )
+
+
+# transformers' image processors copy a picture some times over, in its own size or, padded to a
+# square, in a far larger one: 2.5 GiB each for 800 x 30,000 pixels. Pillow needs no copies.
+_BAND = 256  # rows that are resized at once
+_STRIP = 4096  # pixels of the longer side of a strip, 10 times what a model looks at
+_TILED = 24_000_000  # pixels of a picture that is cut into tiles, a photograph of today
+
+
+def shrink(
+    picture: Image.Image, processor: ProcessorMixin, *, original: bool = False
+) -> Image.Image:
+    """Return the picture in the size that the model looks at, so that it takes little memory.
+
+    The pixels that the processor makes of it are bit for bit those that it makes of the whole
+    picture, but for strips more than 4,096 pixels long (padded) or 64 times as long as wide
+    (cropped) and, where pictures are cut into tiles, for more than 24 megapixels.
+    """
+    pixels = processor.image_processor
+    if not isinstance(processor, LlavaProcessor) or not pixels.do_resize:
+        factor = math.ceil(math.sqrt(picture.width * picture.height / _TILED))
+        return picture.reduce(factor) if factor > 1 else picture
+    if "height" in pixels.size:
+        return picture.resize((pixels.size["width"], pixels.size["height"]), pixels.resample)
+    side = pixels.size["shortest_edge"]
+    if isinstance(pixels, LlavaImageProcessorPil) and pixels.do_pad:
+        colour = tuple(int(mean * 255) for mean in pixels.image_mean)  # as the original has it
+        return _padded(picture, side, colour, pixels.resample)
+    return _shortest_edge(picture, side, pixels.resample, across_first=original)
+
+
+def _padded(picture: Image.Image, side: int, colour: tuple[int, ...], resample: int) -> Image.Image:
+    """Pad to a square with a colour, the picture in the middle, and resize that to `side`.
+
+    Pillow resizes a square across, then down. So it is made some rows at a time, each as wide as
+    the square, and one column of the result's width is resized down.
+    """
+    longest, shortest = max(picture.size), min(picture.size)
+    if longest > _STRIP and longest > 4 * shortest:
+        picture = picture.reduce(math.ceil(longest / _STRIP))
+    (width, height), edge = picture.size, max(picture.size)
+    column = Image.new("RGB", (side, edge), colour)
+    for top in range(0, height, _BAND):
+        band = Image.new("RGB", (edge, min(_BAND, height - top)), colour)
+        rows = picture.crop((0, top, width, top + band.height))
+        band.paste(rows, ((edge - width) // 2, 0))
+        across = band.resize((side, band.height), resample)
+        column.paste(across, (0, (edge - height) // 2 + top))
+    return column.resize((side, side), resample)
+
+
+def _shortest_edge(
+    picture: Image.Image, side: int, resample: int, *, across_first: bool
+) -> Image.Image:
+    """Resize the shorter edge to `side`; of a strip the middle is enough, the rest is cropped.
+
+    `across_first`: first across, then down, as Pillow did before 13. It goes down first where a
+    picture is tall (python-pillow#9549), and rounding to 8 bits in between makes other pixels
+    than the models in the original layout were trained with.
+    """
+    width, height = picture.size
+    if max(width, height) > 64 * min(width, height):
+        keep = 64 * min(width, height)  # an even number is cut off, so that the middle stays it
+        left, top = (max(length - keep, 0) // 2 for length in picture.size)
+        picture = picture.crop((left, top, width - left, height - top))
+        width, height = picture.size
+    shorter = min(width, height)
+    to = (int(side * width / shorter), int(side * height / shorter))
+    if across_first:
+        picture = picture.resize((to[0], height), resample)
+    return picture.resize(to, resample)
