@@ -13,7 +13,7 @@ from pathlib import Path
 
 from . import sizes
 from .errors import ModelError
-from .repairs import plain
+from .errors import plain
 from .sizes import QUANTIZATIONS, Shape
 
 # What stands for a hyphen in text that was pasted from a page: dashes, the minus sign.

@@ -28,7 +28,7 @@ from .machine import (
     read_gpus,
     versions,
 )
-from .repairs import plain
+from .errors import plain
 from .sizes import format_gib
 
 __all__ = ["Gpu", "GpuReport", "Recommendation", "Verdict", "check_gpu", "compute_dtype_name"]

@@ -209,6 +209,8 @@ def _padded(picture: Image.Image, side: int, colour: tuple[int, ...], resample: 
     if longest > _STRIP and longest > 4 * shortest:
         picture = picture.reduce(math.ceil(longest / _STRIP))
     (width, height), edge = picture.size, max(picture.size)
+    if width == height:
+        return picture.resize((side, side), resample)
     column = Image.new("RGB", (side, edge), colour)
     for top in range(0, height, _BAND):
         band = Image.new("RGB", (edge, min(_BAND, height - top)), colour)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import psutil
 
-from .repairs import plain
+from .errors import plain
 
 T = TypeVar("T")
 LIMIT_SECONDS = 10.0  # how long the driver is waited for

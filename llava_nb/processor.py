@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from . import prompts
-from .errors import ModelError
+from .errors import ModelError, PromptError
 from .image_processor import LlavaImageProcessorPil as LlavaImageProcessorPil  # for importers
 from .image_processor import build_with_pixels, shrink
 from .prompts import DEFAULT_STYLE, IMAGE_TOKEN, STYLES, chat_template
@@ -210,6 +210,11 @@ def prompt_text(
                 messages.append({"role": "assistant", "content": given})
             shown = []
         text = processor.apply_chat_template(messages, add_generation_prompt=True)
+        if text.count(token) != images and not any(token in question for question, _ in turns):
+            raise PromptError(
+                f"The chat template of this model writes {text.count(token)} picture(s) into this "
+                f"conversation, and {images} were given. Pass one picture: ask(image, prompt)."
+            )
     prompts.check_images(text, images, token)
     return text
 

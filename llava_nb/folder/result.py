@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import LlavaNbError
 from ..files import PAGE_BEGINNING, written_beside
-from ..repairs import plain
+from ..errors import plain
 from .sources import Entry, read_picture
 from .table import Row, Task, frame, read_table
 

@@ -1,87 +1,184 @@
-"""What a person calls "these pictures", as a list of entries: a name each, and how to read it.
-
-Nothing is opened here but lists: folders, archives, tables. Covered: a folder, a glob, a list of
-paths and addresses, a column of a CSV file, a zip, one picture. Not covered: reading an entry
-(`entries.py`).
-"""
+"""What a person calls "these pictures", as a list of entries: a name each, and how to read it."""
 
 from __future__ import annotations
 
-import csv
 import glob
+import hashlib
 import os
 import re
-import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ..errors import LlavaNbError, plain
+from PIL import Image
+
+from ..errors import ImageError, LlavaNbError
+from ..images import MAX_BYTES, MAX_PIXELS, MAX_REDIRECTS, TIMEOUT, open_image
+from ..pixels import decode
 from ..images import no_such_file
-from .entries import AddressEntry, Entry, FileEntry, ZipEntry
-from .rows import printable
-from .sheet import sheet_path
+from ..errors import plain
+from .table import printable
 
 ENDINGS = frozenset(
     ".jpg .jpeg .jpe .jfif .mpo .png .apng .gif .webp .bmp .dib .tif .tiff .avif .heic .heif "
-    ".jp2 .j2k .ppm .pgm .pbm .pnm".split()
+    ".jp2 .j2k .jxl .ppm .pgm .pbm .pnm .tga .qoi .dds".split()
 )
-COLUMN_NAMES = ("file", "path", "picture", "image", "url", "address", "filename", "file_name")
+USE_A_LIST = {
+    "a table": (".csv .tsv .txt .json .jsonl .parquet .xlsx", "pandas.read_csv('t.csv')['photo']"),
+    "an archive": (".zip .tar .gz .tgz .7z .rar", "shutil.unpack_archive('a.zip', 'photos')"),
+}
 
 
-def find_pictures(
-    source: Any, *, recursive: bool = False, column: str | None = None
-) -> list[Entry]:
-    """Return what is to be captioned, in the order of its names; see `caption_folder`.
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A picture: what its row is called, and its path or, if `is_address`, its address."""
+
+    name: str
+    place: str
+    is_address: bool = False
+
+    def stamp(self) -> tuple[int | None, str]:
+        """Return a file's size and when it was changed; (None, "") if it cannot be looked at.
+
+        The time is ISO 8601 in UTC. Of an address nothing is known: asking is nearly a download.
+        """
+        if self.is_address:
+            return None, ""
+        try:
+            status = os.stat(self.place)
+        except (OSError, ValueError):
+            return None, ""
+        return status.st_size, _moment(status.st_mtime_ns)
+
+    def read(self) -> tuple[bytes, str, str]:
+        """Return the bytes, what messages call them, and their content type. Raises ImageError."""
+        if self.is_address:
+            from ..download import fetch
+
+            found = fetch(
+                self.place,
+                max_bytes=MAX_BYTES,
+                timeout=TIMEOUT,
+                max_redirects=MAX_REDIRECTS,
+                allow_private=False,
+            )
+            return found.data, found.name, found.content_type
+        data = b""
+        if os.path.isfile(self.place) and os.path.getsize(self.place) <= MAX_BYTES:
+            try:
+                data = Path(self.place).read_bytes()
+            except OSError:
+                pass  # open_image says why not
+        if not data:
+            open_image(self.place)  # which has the words for all that a path can be
+            raise ImageError(f"'{plain(self.place)}' was changed while it was read: try again.")
+        return data, f"'{plain(self.place)}'", ""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A picture as it was read: `picture`, or the `error` that says why not.
+
+    `stamp` is the hash of the file's bytes, its size, and when it was changed.
+    """
+
+    name: str
+    stamp: tuple[str, int | None, str]
+    picture: Image.Image | None = field(default=None, repr=False)
+    error: Exception | None = None
+
+
+def read_picture(entry: Entry) -> Read:
+    """Read, hash and decode one picture; whatever goes wrong is in the result."""
+    size, modified = entry.stamp()  # before reading: a change meanwhile is seen the next time
+    digest = ""
+    try:
+        data, shown, content_type = entry.read()
+        size, digest = len(data), hashlib.sha256(data).hexdigest()
+        picture = decode(data, shown, max_pixels=MAX_PIXELS, content_type=content_type)
+        return Read(entry.name, (digest, size, modified), picture)
+    except Exception as error:  # one picture, whatever it holds, does not end the run
+        # Its frames hold on to the bytes.
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        return Read(entry.name, (digest, size, modified), error=error)
+
+
+def find_pictures(source: Any, *, recursive: bool = False) -> list[Entry]:
+    """Return what is to be captioned, each name once; see `caption_folder`.
 
     Raises LlavaNbError if there is nothing, or `source` is of no kind known here.
     """
     if isinstance(source, str | os.PathLike):
-        entries = _of_text(source, recursive, column)
-    elif isinstance(source, Iterable) and not isinstance(source, bytes | bytearray | dict):
-        entries = [_of_item(item, number) for number, item in enumerate(source, start=1)]
+        entries = _of_text(source, recursive)
+    elif _is_list(source):
+        spellings: dict[str, dict[str, str]] = {}
+        items = sorted(source, key=str) if isinstance(source, set | frozenset) else source
+        entries = [_of_item(item, place, spellings) for place, item in enumerate(items, start=1)]
     else:
+        hint = " Of a table give one column: table['file']." if hasattr(source, "columns") else ""
         raise LlavaNbError(
             f"caption_folder cannot use a value of type {type(source).__name__}: give a folder, a "
-            "pattern such as 'photos/*.jpg', a list of paths or addresses, a CSV file or a zip."
+            f"pattern such as 'photos/*.jpg', or a list of paths and addresses.{hint}"
         )
     if not entries:
         raise LlavaNbError("The list of pictures is empty: give at least one path or address.")
-    return list({entry.name: entry for entry in entries}.values())  # each name once
+    return list({entry.name: entry for entry in entries}.values())
 
 
-def _of_text(source: str | os.PathLike, recursive: bool, column: str | None) -> list[Entry]:
-    text = os.fsdecode(source)
-    if isinstance(source, str) and re.match(r"\s*https?:", text, re.IGNORECASE):
-        return [_of_item(source, 1)]
-    path = Path(text).expanduser()
-    if path.is_dir():
-        return _of_folder(path, recursive)
-    if glob.has_magic(text) and not path.exists():
-        return _of_pattern(text, str(path))
-    if column is not None or path.suffix.lower() == ".csv":
-        return _of_table(path, column)
-    if not path.exists():
-        raise LlavaNbError(no_such_file(path, text))
-    if zipfile.is_zipfile(path):
-        return _of_archive(path)
-    if path.suffix.lower() not in ENDINGS:
+def _is_list(source: Any) -> bool:
+    other = isinstance(source, bytes | bytearray | memoryview | Mapping)
+    return isinstance(source, Iterable) and not (
+        other or hasattr(source, "columns") or hasattr(source, "read")
+    )
+
+
+def is_address(item: Any) -> bool:
+    """Whether this is text that begins as an http or https address does."""
+    return isinstance(item, str) and re.match(r"\s*https?:", item, re.IGNORECASE) is not None
+
+
+def _of_item(item: Any, number: int, spellings: dict[str, dict[str, str]]) -> Entry:
+    if is_address(item):
+        return Entry(printable(item.strip()), item.strip(), is_address=True)
+    if not isinstance(item, str | os.PathLike):
         raise LlavaNbError(
-            f"'{plain(text)}' is neither a folder, a CSV file, a zip nor a picture. Give one of "
-            f"those; pictures end in {', '.join(sorted(ENDINGS)[:9])} and so on."
+            f"Number {number} of the list is of type {type(item).__name__}; give paths and "
+            "addresses. Pictures in memory go to llava.ask_batch(pictures, prompt)."
         )
-    return [FileEntry(printable(path.name), str(path))]
+    text = os.fsdecode(item)
+    return Entry(printable(text), _on_disk(os.path.expanduser(text), spellings))
 
 
-def leave_out_sheet(entries: Sequence[Entry], output: Path) -> list[Entry]:
-    """Return the entries without the contact sheet that an earlier run wrote among them."""
-    sheet = os.path.abspath(sheet_path(output))
-    return [each for each in entries if os.path.abspath(getattr(each, "path", "")) != sheet]
-
-
-def is_picture_name(name: str) -> bool:
-    """Whether a file's name is that of a picture; names with a dot in front are the system's."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in ENDINGS
+def _of_text(source: str | os.PathLike, recursive: bool) -> list[Entry]:
+    if is_address(source):
+        return [_of_item(source, 1, {})]
+    text = os.fsdecode(source)
+    if not text.strip():
+        raise LlavaNbError("The folder is empty text: give a folder, a pattern or a list.")
+    path = Path(_on_disk(os.path.expanduser(text), {}))
+    try:
+        os.lstat(path)
+        there = True
+    except OSError:
+        there = False
+    except ValueError as error:  # half a character, or NUL
+        raise LlavaNbError(f"'{plain(text)}' can be no path ({error}): give another.") from error
+    if os.path.isdir(path):
+        return _of_folder(path, recursive)
+    if not there:
+        if glob.has_magic(text):
+            return _of_pattern(text, str(path))
+        raise LlavaNbError(no_such_file(path, text))
+    for what, (endings, repair) in USE_A_LIST.items():
+        if path.suffix.lower() in endings.split():
+            raise LlavaNbError(
+                f"'{plain(text)}' is {what}, not a picture. Give a folder or a list, such as what "
+                f"{repair} gives."
+            )
+    return [Entry(printable(path.name), str(path))]
 
 
 def _of_folder(folder: Path, recursive: bool) -> list[Entry]:
@@ -99,7 +196,12 @@ def _of_folder(folder: Path, recursive: bool) -> list[Entry]:
             f"There are no pictures in '{plain(folder)}': no file ends in .jpg, .png, .webp or "
             f"another of {len(ENDINGS)} endings.{hint}"
         )
-    return [FileEntry(printable(name), os.path.join(folder, name)) for name in places]
+    return [Entry(printable(name), os.path.join(folder, name)) for name in places]
+
+
+def is_picture_name(name: str) -> bool:
+    """Whether a file's name is that of a picture; names with a dot in front are the system's."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in ENDINGS
 
 
 def _walk(
@@ -128,71 +230,56 @@ def _walk(
 
 
 def _of_pattern(text: str, pattern: str) -> list[Entry]:
-    places = sorted(path for path in glob.iglob(pattern, recursive=True) if not os.path.isdir(path))
-    if not places:
-        raise LlavaNbError(
-            f"Nothing matches '{plain(text)}'. '*' stands for any name and '**' for any folders: "
-            "'photos/**/*.jpg'."
-        )
-    return [FileEntry(printable(place), place) for place in places]
-
-
-def _of_item(item: Any, number: int, beside: Path | None = None) -> Entry:
-    if isinstance(item, str) and re.match(r"\s*https?:", item, re.IGNORECASE):
-        return AddressEntry(printable(item.strip()), item.strip())
-    if not isinstance(item, str | os.PathLike):
-        raise LlavaNbError(
-            f"Number {number} of the list is of type {type(item).__name__}; give paths and "
-            "addresses. Pictures in memory go to llava.ask_batch(pictures, prompt)."
-        )
-    text = os.fsdecode(item)
-    place = os.path.join(beside, text) if beside is not None and text.strip() else text
-    return FileEntry(printable(text), place)
-
-
-def _of_table(path: Path, column: str | None) -> list[Entry]:
-    """The cells of one column; paths are taken from where the table is."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            name = _choose(path, list(reader.fieldnames or ()), column)
-            cells = [row[name] or "" for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        if isinstance(error, FileNotFoundError):
-            raise LlavaNbError(no_such_file(path, str(path))) from error
-        raise LlavaNbError(
-            f"The table '{plain(path)}' cannot be read ({plain(error)}). Save it as CSV in UTF-8."
-        ) from error
-    filled = [cell for cell in cells if cell.strip()]
-    if not filled:
-        raise LlavaNbError(f"Column '{plain(name)}' of '{plain(path)}' is empty: name another.")
-    return [_of_item(cell, number, path.parent) for number, cell in enumerate(filled, start=2)]
-
-
-def _choose(path: Path, names: Sequence[str], column: str | None) -> str:
-    if column is None:
-        known = [name for name in names if name.strip().lower() in COLUMN_NAMES]
-        choice = names if len(names) == 1 else known
-        if len(choice) == 1:
-            return choice[0]
-    elif column in names:
-        return column
-    told = f"has no column {column!r}" if column is not None else "does not say which column to use"
-    columns = ", ".join(repr(plain(name, 40)) for name in names[:12]) or "none"
+    """The files that match; what is there under the very name that is written counts first."""
+    start, parts = "", Path(pattern).parts
+    while parts and os.path.isdir(os.path.join(start, parts[0])):
+        start, parts = os.path.join(start, parts[0]), parts[1:]
+    readings = (  # brackets of a folder as they stand; as a set of letters; all as they stand
+        os.path.join(glob.escape(start), *parts),
+        pattern,
+        pattern.replace("[", "[[]"),
+    )
+    for reading in readings:
+        found = glob.iglob(reading, recursive=True)
+        places = sorted(place for place in found if not os.path.isdir(place))
+        # As in a folder; but whoever asks for "*.dat" means files of that ending.
+        places = [place for place in places if is_picture_name(os.path.basename(place))] or places
+        if places:
+            return [Entry(printable(place), place) for place in places]
+    brackets = " Brackets stand for one of the letters in them." if "[" in text else ""
     raise LlavaNbError(
-        f"'{plain(path)}' {told}. Its columns are: {columns}. Say which one holds paths or "
-        "addresses: caption_folder(..., column='...')."
+        f"Nothing matches '{plain(text)}'. '*' stands for any name and '**' for any folders: "
+        f"'photos/**/*.jpg'.{brackets}"
     )
 
 
-def _of_archive(path: Path) -> list[Entry]:
-    with zipfile.ZipFile(path) as archive:
-        inside = [
-            ZipEntry(printable(each.filename), str(path), each.filename, each.file_size, each.CRC)
-            for each in archive.infolist()
-            if is_picture_name(each.filename.rpartition("/")[2])
-            and not each.filename.startswith("__MACOSX/")
-        ]
-    if not inside:
-        raise LlavaNbError(f"There are no pictures in the zip '{plain(path)}'. Give another one.")
-    return sorted(inside, key=lambda entry: entry.name)
+def _on_disk(path: str, spellings: dict[str, dict[str, str]]) -> str:
+    """Return a path as the disk spells it, where that is another Unicode form of the same text.
+
+    A Mac takes letters and their marks apart, other systems do not. `spellings` holds the names
+    of folders that were looked through.
+    """
+    if path.isascii() or os.path.lexists(path):
+        return path
+    parent, name = os.path.split(path)
+    if not name or parent == path:
+        return path
+    parent = _on_disk(parent, spellings)
+    if parent not in spellings:
+        try:
+            names = os.listdir(parent or ".")
+        except (OSError, ValueError):
+            names = []
+        spellings[parent] = {unicodedata.normalize("NFC", each): each for each in names}
+    known = spellings[parent].get(unicodedata.normalize("NFC", name), name)
+    return os.path.join(parent, known)
+
+
+def _moment(nanoseconds: int) -> str:
+    """To the microsecond, without going through a float."""
+    seconds, rest = divmod(nanoseconds, 10**9)
+    try:
+        moment = datetime.fromtimestamp(seconds, timezone.utc)
+    except (OverflowError, ValueError, OSError):
+        return f"{nanoseconds} ns"  # a time that no calendar has
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest // 1000:06d}Z"

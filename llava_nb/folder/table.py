@@ -20,7 +20,7 @@ from typing import Any
 
 from ..errors import LlavaNbError
 from ..files import flush_names, safe_cell, written_beside
-from ..repairs import plain
+from ..errors import plain
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
 LIBRARIES = {".csv": ("pandas",), ".parquet": ("pandas", "pyarrow")}

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from ..errors import LlavaNbError, plain
-from ..facts import place
+from ..machine import place
 from . import events, html, record
 from .data import Entry
 from .layout import Controls

@@ -19,7 +19,7 @@ import psutil
 
 from ..errors import LlavaNbError
 from ..machine import own_ram_bytes
-from ..repairs import plain
+from ..errors import plain
 from ..sizes import GIB, format_gib
 
 if TYPE_CHECKING:

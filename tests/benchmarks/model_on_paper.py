@@ -17,7 +17,7 @@ from checkpoint_settings import build_config, write_transformers_settings
 from transformers import GenerationConfig, LlavaForConditionalGeneration
 
 from llava_nb.llava import Llava
-from llava_nb.parts import NF4_BLOCK, NF4_SCALES_PER_FLOAT
+from llava_nb.sizes import NF4_BLOCK, NF4_SCALES_PER_FLOAT
 from llava_nb.processor import build_processor, prompt_style
 from llava_nb.sizes import Shape
 

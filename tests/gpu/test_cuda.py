@@ -13,9 +13,10 @@ import torch
 
 from llava_nb import check_gpu, load
 from llava_nb.gpu import compute_dtype_name
-from llava_nb.pictures import SEEDS, example_picture, scene_of
-from llava_nb.tiny.questions import describe_scene
-from llava_nb.tiny.scenes import draw, sample_scene
+from llava_lessons.pictures import SEEDS, scene_of
+from llava_nb.pictures import example_picture
+from llava_lessons.tiny.questions import describe_scene
+from llava_lessons.tiny.scenes import draw, sample_scene
 
 pytestmark = pytest.mark.gpu
 PARITY = Path(__file__).parents[1] / "data" / "parity"

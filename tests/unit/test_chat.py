@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llava_nb import ImageError, PromptError, load
 from llava_nb.inputs import prompt_text
 from llava_nb.processor import encode
-from llava_nb.tiny.scenes import draw, sample_scene
+from llava_lessons.tiny.scenes import draw, sample_scene
 
 DESCRIBE, COUNT, COLOUR = (
     "Describe this picture.",

@@ -26,9 +26,9 @@ from llava_nb.image_processor import (  # noqa: E402
     LlavaOnevisionImageProcessorPil,
     OnevisionPictures,
 )
-from llava_nb.parts import CONTEXT, ROOM, Work, vram_parts  # noqa: E402
+from llava_nb.sizes import CONTEXT, ROOM, Work, vram_parts
 from llava_nb.sizes import GIB, shape_of  # noqa: E402
-from llava_nb.tiny.build import build_tokenizer  # noqa: E402
+from llava_lessons.tiny.build import build_tokenizer
 
 CLIP = {
     "model_type": "clip_vision_model",

@@ -19,7 +19,7 @@ from transformers.models.auto.image_processing_auto import get_image_processor_c
 from llava_nb import ModelError
 from llava_nb.family import build_config
 from llava_nb.image_processor import shrink
-from llava_nb.processor import build_processor, encode
+from llava_nb.processor import build_processor, encode, prompt_text
 
 SIDE = 28
 SIGLIP = {"image_processor_type": "SiglipImageProcessor", "image_mean": [0.5] * 3}
@@ -52,7 +52,10 @@ def build(published, tmp_path):
     """Build the processor of a copy with other settings of the image processor."""
 
     def build_with(settings: dict[str, Any], tower: str = "siglip", *, nested=False, **vision):
-        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        names = ["tokenizer.json", "tokenizer_config.json"]
+        if not (tmp_path / "chat_template.json").exists():
+            names.append("chat_template.jinja")
+        for name in names:
             (tmp_path / name).write_bytes((published / name).read_bytes())
         name = "processor_config.json" if nested else "preprocessor_config.json"
         content = {"image_processor": settings} if nested else settings
@@ -106,6 +109,18 @@ def test_the_pixels_are_those_of_the_image_processor_that_is_named(build, settin
         picture = noise(*size)
         expected = theirs(picture, return_tensors="pt")["pixel_values"]
         assert torch.allclose(pixels_of(processor, picture), expected, atol=1e-3), size
+
+
+def test_a_processor_that_is_saved_and_read_again_makes_the_same(build, tmp_path):
+    text_alone = "{% for m in messages %}{{ 'U <image>' + m['content'] + ' A' }}{% endfor %}"
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": text_alone}))
+    processor, config = build(SIGLIP | {"resample": 2})
+    processor.save_pretrained(tmp_path / "saved")
+    again = build_processor(str(tmp_path / "saved"), config)
+    assert type(again.image_processor) is type(processor.image_processor)
+    assert pixels_of(again, noise(90, 40)).equal(pixels_of(processor, noise(90, 40)))
+    asked = [prompt_text(each, [("Hi", None)], 1, style=None) for each in (processor, again)]
+    assert asked == ["U <image>Hi A"] * 2
 
 
 @pytest.mark.parametrize(

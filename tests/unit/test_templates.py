@@ -121,7 +121,7 @@ def test_a_template_that_prints_what_it_is_given_takes_no_parts(made, tmp_path):
 
 def test_a_template_that_sets_a_picture_without_one_is_told(made, tmp_path):
     model = processor_of(made, tmp_path, SETS_IT)
-    with pytest.raises(PromptError, match="holds <image> 1 time.*but no picture was given"):
+    with pytest.raises(PromptError, match="template of this model writes 1 picture.*0 were given"):
         asked(*model, images=0)
 
 

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from ..answer import Answer
-from ..errors import ModelError, PromptError
-from ..images import open_image
-from ..processor import encode
-from ..running import guarded
+from llava_nb.answer import Answer
+from llava_nb.errors import ModelError, PromptError
+from llava_nb.images import open_image
+from llava_nb.processor import encode
+from llava_nb.running import guarded
 
 if TYPE_CHECKING:
-    from ..llava import Llava
+    from llava_nb.llava import Llava
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llava_nb.figures import closed_figure
+from llava_nb.vram.track import closed_figure
 
 from .insides import Insides
 from .sight import row_of

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from llava_nb.figures import closed_figure
+from llava_nb.vram.track import closed_figure
 
 from .insides import Insides
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llava_nb.figures import closed_figure
+from llava_nb.vram.track import closed_figure
 
 from .insides import Insides, Token
 

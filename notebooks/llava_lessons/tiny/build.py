@@ -23,8 +23,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ..processor import LlavaImageProcessorPil
-from ..prompts import IMAGE_TOKEN, STYLES, chat_template
+from llava_nb.processor import LlavaImageProcessorPil
+from llava_nb.prompts import IMAGE_TOKEN, chat_template
+from llava_nb.prompts import STYLES
 
 SIDE, PATCH = 112, 14
 GRID = SIDE // PATCH
