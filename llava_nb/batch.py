@@ -23,7 +23,6 @@ from .answer import Answer
 from .errors import LlavaNbError, OutOfVramError, PromptError
 from .images import open_image
 from .inputs import context_of, pixels_of
-from .sizes import Work, activation_bytes, kv_bytes_per_token
 from .preallocated import Room, cache_for_batch
 from .prefix_cache import CACHE_ARGUMENT, free_bytes
 from .processor import encode
@@ -31,7 +30,7 @@ from .prompts import check_question
 from .rows import Rows
 from .running import call_generate, guarded
 from .settings import Settings, Stop
-from .sizes import shape_of
+from .sizes import Work, activation_bytes, kv_bytes_per_token, shape_of
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import sizes
-from .errors import ModelError
-from .errors import plain
+from .errors import ModelError, plain
 from .sizes import QUANTIZATIONS, Shape
 
 # What stands for a hyphen in text that was pasted from a page: dashes, the minus sign.

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from .catalog import ModelInfo, known_models
-from .errors import LlavaNbError
+from .errors import LlavaNbError, plain
 from .machine import (
     HIDDEN,
     NO_DRIVER,
@@ -28,7 +28,6 @@ from .machine import (
     read_gpus,
     versions,
 )
-from .errors import plain
 from .sizes import format_gib
 
 __all__ = ["Gpu", "GpuReport", "Recommendation", "Verdict", "check_gpu", "compute_dtype_name"]

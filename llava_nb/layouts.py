@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import snapshot_download
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 
 from . import original
-from .checkpoints import Checkpoint, unreachable
-from .errors import ModelError
+from .checkpoints import Checkpoint, names_on_hub, unreachable
+from .errors import LlavaNbError, ModelError, plain
 from .family import build_config
 from .processor import Spelling, build_processor, build_tokenizer, read_spelling
 from .refusals import check_original_layout, check_parts, is_original
@@ -64,7 +64,9 @@ class Source:
                 tokenizer=self.tokenizer,
                 spelling=self.spelling,
             )
-        except (OSError, ValueError) as error:
+        except LlavaNbError:
+            raise
+        except Exception as error:  # tokenizers and transformers have a dozen kinds
             raise ModelError(unreachable(self.places[0], error)) from error
 
 
@@ -78,11 +80,21 @@ def find_source(checkpoint: Checkpoint, raw: dict[str, Any], access: dict[str, A
         check_original_layout(checkpoint.name, raw)
         return _original_source(checkpoint, raw, access)
     folder = small_files(checkpoint, access)
+    files = weight_files(checkpoint.source, is_folder=checkpoint.is_folder, **access)
+    if files is None:
+        check_parts(checkpoint.name, _all_names(checkpoint, folder, access))
+    try:
+        config = build_config(raw)
+    except Exception as error:  # transformers checks the numbers with errors of its own
+        raise ModelError(
+            f"The config.json of {checkpoint.name} describes no model that transformers can build "
+            f"({plain(error)}). Fetch it again."
+        ) from error
     return Source(
         raw,
-        build_config(raw),
+        config,
         (checkpoint,),
-        _known(weight_files(checkpoint.source, is_folder=checkpoint.is_folder, **access)),
+        _known(files),
         folder,
         folder,
         spelling=Spelling.from_mark(raw),
@@ -181,9 +193,6 @@ def _known(files: WeightFiles | None) -> tuple[WeightFiles, ...]:
 def _all_names(checkpoint: Checkpoint, folder: Path, access: dict[str, Any]) -> list[str]:
     """Return the names of all files of a checkpoint without weights, as far as they are known."""
     here = [each.name for each in folder.iterdir()]
-    if checkpoint.is_folder:
-        return here
-    try:
-        return HfApi(token=access["token"]).list_repo_files(checkpoint.source)
-    except Exception:  # of several libraries; the names of the small files must do
-        return here
+    return (
+        here if checkpoint.is_folder else names_on_hub(checkpoint.source, access["token"]) or here
+    )

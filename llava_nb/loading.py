@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from .checkpoints import Checkpoint, locate, read_config
-from .errors import ModelError
+from .errors import ModelError, plain
 from .fast import speed_up
 from .gpu import check_gpu, compute_dtype_name
 from .layouts import find_source
@@ -35,9 +36,11 @@ from .quantise import (
     settings,
     stored_quantization,
 )
-from .reading import read_network
+from .reading import ends_of, read_network
+from .refusals import check_stored
 from .scales import keep_scales
 from .vram.free import large_blocks_apart
+from .weight_files import weight_names
 
 _loaded: dict[tuple, Llava] = {}  # at most one
 
@@ -66,14 +69,17 @@ def load(
     something is short.
     """
     check_choice(quantization)
+    access = _access(token, cache_dir)
+    if not isinstance(check, int):
+        raise ModelError(f"check is a {type(check).__name__}; it is True or False.")
     # "auto" goes by free memory, so it is located when the model before has released its own.
-    checkpoint = None if model == "auto" else locate(model)
+    auto = isinstance(model, str) and model.strip() == "auto"
+    checkpoint = None if auto else locate(model)
     stamp = checkpoint.stamp if checkpoint else ("auto",)
-    key = (*stamp, quantization, str(cache_dir))
+    key = (*stamp, quantization, access["cache_dir"])
     if key not in _loaded or _loaded[key].closed:
         release()
         checkpoint = checkpoint or locate(model)
-        access = {"token": token or False, "cache_dir": str(cache_dir) if cache_dir else None}
         with quiet(checkpoint), large_blocks_apart():
             _loaded[key] = _load(checkpoint, quantization, access, check)
     llava = _loaded[key]
@@ -82,6 +88,42 @@ def load(
     elif not fast:
         llava.fast = llava.decoder = None
     return llava
+
+
+def _access(token: object, cache_dir: object) -> dict[str, Any]:
+    """Return {"token", "cache_dir"} as hub functions take them, or raise ModelError.
+
+    The token's text stands in no message. False is no token at all: None would be the one that
+    somebody saved on this machine.
+    """
+    if token and not isinstance(token, str):
+        raise ModelError(
+            f"token is a {type(token).__name__}; it is the text of a token, "
+            'load(..., token="hf_..."), or None, as public models need none.'
+        )
+    if token and not re.fullmatch(r"[!-~]+", token.strip()):
+        raise ModelError(
+            "The token holds spaces or letters that no token of the hub has. Copy it anew from "
+            "https://huggingface.co/settings/tokens."
+        )
+    if cache_dir is not None:
+        if not isinstance(cache_dir, (str, os.PathLike)) or isinstance(cache_dir, bytes):
+            raise ModelError(
+                f"cache_dir is a {type(cache_dir).__name__}; it is the folder for downloads, or "
+                "None."
+            )
+        try:
+            folder = Path(cache_dir).expanduser()
+            os.fsencode(folder)
+            file = next((each for each in (folder, *folder.parents) if each.is_file()), None)
+        except (OSError, RuntimeError, ValueError, TypeError) as error:
+            raise ModelError(
+                f"cache_dir={plain(cache_dir)} is no folder ({plain(error)})."
+            ) from error
+        if file is not None:
+            raise ModelError(f"cache_dir={plain(cache_dir)}: {file} is a file. Give a folder.")
+        cache_dir = str(folder)
+    return {"token": token.strip() if token else False, "cache_dir": cache_dir}
 
 
 def release() -> None:
@@ -106,9 +148,15 @@ def _load(
             f"The weights of {checkpoint.name} are stored in {stored} already: "
             f'load(..., quantization="{stored}").'
         )
+    settings_stored = raw.get("quantization_config")
     if stored:
-        raw["quantization_config"] = repair_stored(raw["quantization_config"], dtype)
+        raw["quantization_config"] = repair_stored(settings_stored, dtype)
     source = find_source(checkpoint, raw, access)
+    if stored:
+        check_stored(checkpoint.name, settings_stored, stored, weight_names(source.folder))
+    # Before any weight: what is wrong with these small files needs no download to be seen.
+    processor = source.processor()
+    style = source.spelling.style if source.spelling else prompt_style(processor, source.config)
     if check:
         needed = needs(
             source.config,
@@ -128,14 +176,14 @@ def _load(
     check_modules(network, quantization)
     if quantization == "4bit":
         keep_scales(network)
-    processor = source.processor()
+    network.generation_config = ends_of(network.generation_config, source, processor.tokenizer)
     return Llava(
         network.eval().requires_grad_(False),
         processor,
         name=checkpoint.name,
         reason=checkpoint.reason,
         quantization=quantization,
-        style=source.spelling.style if source.spelling else prompt_style(processor, source.config),
+        style=style,
         spelling=source.spelling,
         source=checkpoint.source,
     )

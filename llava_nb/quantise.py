@@ -18,7 +18,7 @@ import importlib.util
 import logging
 from typing import TYPE_CHECKING, Any
 
-from .errors import ModelError
+from .errors import ModelError, plain
 
 if TYPE_CHECKING:
     import torch
@@ -47,12 +47,12 @@ def hush_bitsandbytes() -> None:
 
 def check_choice(quantization: str | None) -> None:
     """Raise ModelError for a word that is no quantisation, or if bitsandbytes is missing."""
-    if quantization not in CHOICES:
-        near = difflib.get_close_matches(str(quantization), ["4bit", "8bit"], n=1, cutoff=0.3)
+    if not (quantization is None or isinstance(quantization, str) and quantization in CHOICES):
+        shown = plain(repr(quantization)) if isinstance(quantization, (str, int)) else ""
+        near = difflib.get_close_matches(shown.replace("nf", ""), ["4bit", "8bit"], 1, 0.3)
         guess = f' Did you mean "{near[0]}"?' if near else ""
-        raise ModelError(
-            f'quantization={quantization!r} is not known.{guess} It is "4bit", "8bit" or None.'
-        )
+        shown = shown or f"a {type(quantization).__name__}"
+        raise ModelError(f'quantization={shown} is not known.{guess} It is "4bit", "8bit" or None.')
     if quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(
             f"Loading in {quantization} needs bitsandbytes, which is not installed. "
@@ -85,16 +85,12 @@ def settings(quantization: str | None, dtype: torch.dtype) -> Any:
 
 def stored_quantization(config: dict[str, Any]) -> str | None:
     """Return how the weights of a saved folder are quantised already, by its config."""
-    stored = config.get("quantization_config") or {}
+    stored = config.get("quantization_config")
+    stored = stored if isinstance(stored, dict) else {}
     if stored.get("load_in_4bit") or stored.get("_load_in_4bit"):
         return "4bit"
     if stored.get("load_in_8bit") or stored.get("_load_in_8bit"):
         return "8bit"
-    if stored:
-        raise ModelError(
-            f"The weights are quantised with {stored.get('quant_method', 'an unknown method')!r}; "
-            "load() reads those of bitsandbytes. Load the unquantised model instead."
-        )
     return None
 
 

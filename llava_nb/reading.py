@@ -8,6 +8,7 @@ model's own and one tensor more.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from safetensors import SafetensorError
@@ -55,7 +56,6 @@ def read_network(source: Source, access: dict[str, Any], **arguments: Any) -> Pr
     except OSError as error:
         raise ModelError(unreachable(checkpoint, error)) from error
     check_loaded(checkpoint, report)
-    _forget_sampling(network)
     return network
 
 
@@ -98,16 +98,57 @@ def check_loaded(checkpoint: Checkpoint, report: dict[str, Any]) -> None:
         )
 
 
-def _forget_sampling(network: PreTrainedModel) -> None:
-    """Keep only the token ids of the checkpoint's generation settings.
+# Special tokens that end an answer wherever a tokenizer has them, whatever else is said.
+CHAT_ENDS = (
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|end_of_text|>",
+)
+
+
+def ends_of(old: GenerationConfig, source: Source, tokenizer: Any) -> GenerationConfig:
+    """Return the settings for answers: the tokens that end one, and no others of the checkpoint.
 
     Some carry Vicuna's temperature and top_p, which greedy decoding complains about; some
     have no padding token, of which every answer would warn.
     """
-    old = network.generation_config
-    ends = old.eos_token_id if isinstance(old.eos_token_id, list) else [old.eos_token_id]
-    network.generation_config = GenerationConfig(
+    ends = end_tokens(source, tokenizer)
+    return GenerationConfig(
         bos_token_id=old.bos_token_id,
-        eos_token_id=old.eos_token_id,
-        pad_token_id=ends[0] if old.pad_token_id is None else old.pad_token_id,
+        eos_token_id=ends[0] if len(ends) == 1 else ends or None,
+        pad_token_id=ends[0] if old.pad_token_id is None and ends else old.pad_token_id,
     )
+
+
+def end_tokens(source: Source, tokenizer: Any) -> list[int]:
+    """Return every token that ends an answer, by config.json, generation_config.json or tokenizer.
+
+    What one of them leaves out another has: copies without generation_config.json, templates
+    that close a turn with another token than the language model's own. The files are looked at, not
+    transformers' objects: those fill up what a file leaves out, Llama's class with token 2, which
+    is an ordinary word in Llama 3. A file written from such an object says 2 as well, so that
+    does not count where the tokenizer reads a word there and another end is known.
+    """
+    try:
+        generation = json.loads((source.folder / "generation_config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        generation = {}
+    text = source.raw.get("text_config")
+    said = [each for each in (generation, source.raw, text) if isinstance(each, dict)]
+    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special |= set(tokenizer.all_special_ids)
+    closing = [tokenizer.convert_tokens_to_ids(token) for token in CHAT_ENDS]
+    ends = [*_numbers(tokenizer.eos_token_id), *(each for each in closing if each in special)]
+    default = type(source.config.text_config)().eos_token_id
+    for value in (each.get("eos_token_id") for each in said):
+        ends += [each for each in _numbers(value) if each != default or each in special or not ends]
+    return list(dict.fromkeys(ends))
+
+
+def _numbers(value: Any) -> list[int]:
+    """Return token ids, given as one number, as a list of numbers, or not at all."""
+    listed = value if isinstance(value, (list, tuple)) else [value]
+    return [each for each in listed if isinstance(each, int) and not isinstance(each, bool)]

@@ -7,6 +7,7 @@ damaged (`shards.py`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -26,6 +27,29 @@ _OTHER_LANGUAGE_MODELS = {
     "gemma": f"Gemma, which load() does not read. Use {_INSTEAD}",
 }
 _PROJECTORS = ("linear", "mlp2x_gelu")
+TOWERS = {"clip_vision_model": "CLIP", "siglip_vision_model": "SigLIP"}
+# Files that are weights all the same, but not for torch: how they end, and who reads them.
+_OTHER_FORMATS = {
+    ".gguf": "GGUF, for llama.cpp and Ollama",
+    ".onnx": "ONNX, for onnxruntime",
+    ".npz": "NumPy or MLX",
+    ".h5": "TensorFlow",
+    ".msgpack": "Flax",
+    ".pth": "torch, outside transformers",
+    ".pt": "torch, outside transformers",
+    ".ckpt": "a training run",
+    ".llamafile": "llamafile",
+    ".engine": "TensorRT",
+    ".tflite": "LiteRT",
+    ".mlpackage": "Core ML",
+    "openvino_model.xml": "OpenVINO",
+    "consolidated.safetensors": "Mistral's own programs",
+}
+# A linear layer of the language model, as a weight file names it.
+_LANGUAGE_LINEAR = re.compile(
+    r"layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight$"
+)
+_KEPT_PARTS = ("vision_tower", "multi_modal_projector", "lm_head")
 
 
 def is_original(config: dict[str, Any]) -> bool:
@@ -41,13 +65,41 @@ def is_original(config: dict[str, Any]) -> bool:
 
 
 def check_transformers_layout(name: str, config: dict[str, Any], known: Collection[str]) -> None:
-    """Raise ModelError unless the config is of the LLaVA family in the transformers layout."""
-    kind = config.get("model_type")
-    if kind not in CLASSES or "text_config" not in config or "vision_config" not in config:
+    """Raise ModelError unless the config is of a LLaVA on a CLIP or a SigLIP tower.
+
+    `model_type` alone does not tell: Pixtral, whose tower sees pictures in their own form and
+    whose prompts have an end to every row, says "llava" too.
+    """
+    kind, vision = config.get("model_type"), config.get("vision_config")
+    names = f"Models that it knows by name: {', '.join(known)}."
+    if kind not in CLASSES:
         raise ModelError(
-            f"{name} is a model of type {kind!r}, and load() reads LLaVA and its family "
-            f"(types {', '.join(CLASSES)}). Models that it knows by name: {', '.join(known)}."
+            f"{name} is a model of type {kind!r}{_what_else(config)}, and load() reads LLaVA and "
+            f"its family (types {', '.join(CLASSES)}). {names}"
         )
+    for part in ("text_config", "vision_config"):
+        if not isinstance(config.get(part), dict):
+            raise ModelError(
+                f"The config.json of {name} says model_type {kind!r} and has no {part}: it is not "
+                f"whole, or of a language model alone. {names}"
+            )
+    tower = vision.get("model_type", "clip_vision_model")
+    if tower not in TOWERS:
+        raise ModelError(
+            f"{name} sees with a tower of type {tower!r}, and load() reads LLaVA on "
+            f"{' and '.join(TOWERS.values())} towers (types {', '.join(TOWERS)}); its pictures "
+            f"would be prepared wrongly. Use {_INSTEAD}, or transformers itself for this one."
+        )
+
+
+def _what_else(config: dict[str, Any]) -> str:
+    """Say in a few words what a config of another kind is."""
+    kind = str(config.get("model_type"))
+    if "video" in kind:
+        return ", which is for videos"
+    if "vision_config" not in config and "text_config" not in config:
+        return ", a language model or a tower alone" if "vocab_size" in config else ""
+    return ""
 
 
 def check_original_layout(name: str, raw: dict[str, Any]) -> None:
@@ -90,10 +142,10 @@ def check_original_layout(name: str, raw: dict[str, Any]) -> None:
 
 
 def check_parts(name: str, files: Collection[str], adapter: dict[str, Any] | None = None) -> None:
-    """Raise ModelError if `files` are a part of a model: a LoRA adapter or a projector.
+    """Raise ModelError if `files` are a part of a model, or a model for other programs.
 
-    The original loads these together with `model_base`; load() takes whole models.
-    `adapter` is adapter_config.json, if it could be read.
+    The original loads adapters and projectors together with `model_base`; load() takes whole
+    models. `adapter` is adapter_config.json, if it could be read.
     """
     if "adapter_config.json" in files:
         base = (adapter or {}).get("base_model_name_or_path")
@@ -103,9 +155,72 @@ def check_parts(name: str, files: Collection[str], adapter: dict[str, Any] | Non
             "original code, python scripts/merge_lora_weights.py --model-path ADAPTER "
             f"--model-base BASE --save-model-path MERGED, and load MERGED; or use {_INSTEAD}."
         )
+    for ending, format_name in _OTHER_FORMATS.items():
+        found = next((each for each in sorted(files) if each.endswith(ending)), None)
+        if found:
+            raise ModelError(
+                f"{name} holds its weights for other programs ({found}: {format_name}), and load() "
+                f"reads safetensors and .bin files of torch. Use {_INSTEAD}."
+            )
     weights = [each for each in files if each.endswith(_WEIGHT_ENDINGS)]
     if weights and all(each.rsplit("/")[-1].startswith("mm_projector") for each in weights):
         raise ModelError(
             f"{name} holds a projector alone ({weights[0]}), without the language model that it "
             f"was trained for. Use the whole model: {_INSTEAD}."
+        )
+
+
+def check_other_quantisation(name: str, config: dict[str, Any]) -> None:
+    """Raise ModelError if another library than bitsandbytes quantised the weights."""
+    text = config.get("text_config")
+    stored = config.get("quantization_config")
+    if not stored and isinstance(text, dict):
+        stored = text.get("quantization_config")
+    if not stored and isinstance(config.get("quantization"), dict):
+        stored = {"quant_method": "mlx"}  # Apple's MLX writes "quantization" with bits, group_size
+    bits = ("load_in_4bit", "_load_in_4bit", "load_in_8bit", "_load_in_8bit")
+    if not stored or (isinstance(stored, dict) and any(stored.get(key) for key in bits)):
+        return
+    method = stored.get("quant_method", "an unknown method") if isinstance(stored, dict) else stored
+    raise ModelError(
+        f"The weights of {name} are quantised with {method!r}; load() reads those of bitsandbytes. "
+        "Load the model that they were made from, which load() quantises itself."
+    )
+
+
+def check_stored(
+    name: str, stored: dict[str, Any], quantization: str, weights: Collection[str] | None
+) -> None:
+    """Raise ModelError unless exactly the language model is stored in 4 or 8 bits.
+
+    `stored` is `quantization_config`; `weights` are the names in the weight files, None where
+    they are not known yet: then the config's list of what was left alone decides. Beside a
+    quantised weight its files hold its scales, as "NAME.absmax" (4 bits) or "SCB" (8 bits).
+    """
+    words = {"4bit": "4 bits", "8bit": "8 bits"}[quantization]
+    instead = (
+        "Load the model that it was made from, which load() stores so itself, or an earlier copy "
+        "by save_4bit()."
+    )
+    scales = [each for each in weights or () if each.endswith((".absmax", ".SCB"))]
+    if weights is None:
+        kept = stored.get("llm_int8_skip_modules") or ()
+        whole = not any("vision_tower" in str(each) for each in kept)
+        parts = ["vision tower and projector"] if whole else []
+    else:
+        parts = [each for each in _KEPT_PARTS if any(each in scale for scale in scales)]
+        parts = [each.replace("_", " ") for each in parts]
+    if parts:
+        raise ModelError(
+            f"{name} is stored in {words} as a whole, its {' and '.join(parts)} too, and load() "
+            f"keeps those unquantised: what a model sees suffers first. {instead}"
+        )
+    scaled = {each.rpartition(".")[0] for each in scales}
+    linears = [each for each in weights or () if _LANGUAGE_LINEAR.search(each)]
+    linears = [each for each in linears if "vision" not in each]
+    plain = [each for each in linears if not {each, each.removesuffix(".weight")} & scaled]
+    if plain:
+        raise ModelError(
+            f"{name} is stored in {words} in part: {len(plain)} of {len(linears)} layers of its "
+            f"language model are not, the first {plain[0]}. {instead}"
         )

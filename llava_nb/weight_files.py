@@ -122,3 +122,24 @@ def _is_cached(hub_id: str, name: str, size: int, cache_dir: str | None) -> bool
 
     path = try_to_load_from_cache(hub_id, name, cache_dir=cache_dir)
     return isinstance(path, str) and Path(path).stat().st_size == size
+
+
+def weight_names(folder: Path) -> set[str] | None:
+    """Return the names of the weights in a folder's index, or in its one file; None if neither.
+
+    Of a hub id the index is among the small files, so this is known before a weight is fetched.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if (folder / WEIGHT_FILES[0]).is_file():
+            with safe_open(folder / WEIGHT_FILES[0], framework="pt") as opened:
+                return set(opened.keys())
+        for single in WEIGHT_FILES:
+            if (folder / f"{single}.index.json").is_file():
+                return set(
+                    json.loads((folder / f"{single}.index.json").read_text("utf-8"))["weight_map"]
+                )
+    except (OSError, ValueError, LookupError, TypeError, SafetensorError):
+        return None  # damaged; reading it says so
+    return None

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import LlavaNbError
+from ..errors import LlavaNbError, plain
 from ..files import PAGE_BEGINNING, written_beside
-from ..errors import plain
 from .sources import Entry, read_picture
 from .table import Row, Task, frame, read_table
 

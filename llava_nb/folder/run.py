@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from ..errors import LlavaNbError, PromptError
+from ..errors import LlavaNbError, PromptError, plain
 from ..files import written_beside
 from ..inputs import check_question
-from ..errors import plain
 from ..settings import Settings, Stop
 from .result import FolderResult
 from .sources import Entry, find_pictures

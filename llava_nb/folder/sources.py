@@ -15,11 +15,9 @@ from typing import Any
 
 from PIL import Image
 
-from ..errors import ImageError, LlavaNbError
-from ..images import MAX_BYTES, MAX_PIXELS, MAX_REDIRECTS, TIMEOUT, open_image
+from ..errors import ImageError, LlavaNbError, plain
+from ..images import MAX_BYTES, MAX_PIXELS, MAX_REDIRECTS, TIMEOUT, no_such_file, open_image
 from ..pixels import decode
-from ..images import no_such_file
-from ..errors import plain
 from .table import printable
 
 ENDINGS = frozenset(

@@ -18,9 +18,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import LlavaNbError
+from ..errors import LlavaNbError, plain
 from ..files import flush_names, safe_cell, written_beside
-from ..errors import plain
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
 LIBRARIES = {".csv": ("pandas",), ".parquet": ("pandas", "pyarrow")}

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from ..errors import LlavaNbError
+from ..errors import LlavaNbError, plain
 from ..machine import own_ram_bytes
-from ..errors import plain
 from ..sizes import GIB, format_gib
 
 if TYPE_CHECKING:

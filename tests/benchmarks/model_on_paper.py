@@ -17,9 +17,8 @@ from checkpoint_settings import build_config, write_transformers_settings
 from transformers import GenerationConfig, LlavaForConditionalGeneration
 
 from llava_nb.llava import Llava
-from llava_nb.sizes import NF4_BLOCK, NF4_SCALES_PER_FLOAT
 from llava_nb.processor import build_processor, prompt_style
-from llava_nb.sizes import Shape
+from llava_nb.sizes import NF4_BLOCK, NF4_SCALES_PER_FLOAT, Shape
 
 FUSED_TOKENS = 64  # up to so many, bitsandbytes' kernels on a T4 unpack nothing
 

@@ -11,12 +11,12 @@ from random import Random
 import pytest
 import torch
 
-from llava_nb import check_gpu, load
-from llava_nb.gpu import compute_dtype_name
 from llava_lessons.pictures import SEEDS, scene_of
-from llava_nb.pictures import example_picture
 from llava_lessons.tiny.questions import describe_scene
 from llava_lessons.tiny.scenes import draw, sample_scene
+from llava_nb import check_gpu, load
+from llava_nb.gpu import compute_dtype_name
+from llava_nb.pictures import example_picture
 
 pytestmark = pytest.mark.gpu
 PARITY = Path(__file__).parents[1] / "data" / "parity"

@@ -8,10 +8,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llava_lessons.tiny.scenes import draw, sample_scene
 from llava_nb import ImageError, PromptError, load
 from llava_nb.inputs import prompt_text
 from llava_nb.processor import encode
-from llava_lessons.tiny.scenes import draw, sample_scene
 
 DESCRIBE, COUNT, COLOUR = (
     "Describe this picture.",

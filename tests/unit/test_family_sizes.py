@@ -19,6 +19,7 @@ from caching_allocator import Blocks  # noqa: E402
 from model_on_paper import take_weights  # noqa: E402
 from on_paper import OnPaper, attention_fused  # noqa: E402
 
+from llava_lessons.tiny.build import build_tokenizer
 from llava_nb import catalog, estimate_vram  # noqa: E402
 from llava_nb.family import build_config  # noqa: E402
 from llava_nb.image_processor import (  # noqa: E402
@@ -26,9 +27,7 @@ from llava_nb.image_processor import (  # noqa: E402
     LlavaOnevisionImageProcessorPil,
     OnevisionPictures,
 )
-from llava_nb.sizes import CONTEXT, ROOM, Work, vram_parts
-from llava_nb.sizes import GIB, shape_of  # noqa: E402
-from llava_lessons.tiny.build import build_tokenizer
+from llava_nb.sizes import CONTEXT, GIB, ROOM, Work, shape_of, vram_parts  # noqa: E402
 
 CLIP = {
     "model_type": "clip_vision_model",

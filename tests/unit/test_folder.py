@@ -9,10 +9,10 @@ import threading
 import pytest
 from folder_fakes import FakeLlava, album, names, paint
 
+from llava_lessons.tiny.scenes import draw
 from llava_nb.errors import LlavaNbError, PromptError
 from llava_nb.folder import caption_folder
 from llava_nb.folder.table import COLUMNS
-from llava_lessons.tiny.scenes import draw
 
 ENDINGS = [".csv", ".jsonl", ".parquet"]
 

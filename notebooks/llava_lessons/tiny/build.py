@@ -24,8 +24,7 @@ from transformers import (
 )
 
 from llava_nb.processor import LlavaImageProcessorPil
-from llava_nb.prompts import IMAGE_TOKEN, chat_template
-from llava_nb.prompts import STYLES
+from llava_nb.prompts import IMAGE_TOKEN, STYLES, chat_template
 
 SIDE, PATCH = 112, 14
 GRID = SIDE // PATCH
