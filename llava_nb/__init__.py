@@ -1,17 +1,17 @@
 """llava_nb: LLaVA-1.5 in a notebook, in 4 bits, on a free GPU or on none.
 
-    from . import load
+    from llava_nb import load
     llava = load()                                  # the best model this machine runs
     picture, caption = llava.caption_image("cat.jpg", "Describe this picture.")
 
-The names below are imported when they are first used: `import llava_nb` itself loads
-none of torch, transformers, ipywidgets, matplotlib or PIL, so that a first cell
-answers at once.
+The names in `__all__` are imported when they are first used (PEP 562): `import llava_nb` itself
+loads none of torch, transformers, ipywidgets, matplotlib or PIL, so a first cell answers at once.
 """
 
 from __future__ import annotations
 
-from .lazy import on_first_use
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -23,9 +23,9 @@ _HOMES = {
     "track_vram": "vram.track",
     "VramLog": "vram.track",
     "free_vram": "vram.free",
-    "caption_panel": "panel",
-    "caption_folder": "folder",
-    "FolderResult": "folder",
+    "caption_panel": "panel.box",
+    "caption_folder": "folder.run",
+    "FolderResult": "folder.result",
     "open_image": "images",
     "example_picture": "pictures",
     "Answer": "answer",
@@ -37,11 +37,16 @@ _HOMES = {
     "OutOfVramError": "errors",
     "PromptError": "errors",
 }
-__all__ = [*_HOMES, "__version__"]
+__all__ = list(_HOMES)
 
 
-__getattr__ = on_first_use(__name__, _HOMES)
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"llava_nb has no name {name!r}; it has: {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value  # the next use does not come here
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, "__version__"])

@@ -13,28 +13,32 @@ tokens, where nearly all is reading and a CPU has nothing to gain from batches. 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import torch
-from comparison import Comparison, Verdict, at_least, finish, machine_of, parser
-from in_turn import Timed, in_turn
-from mid_size_model import make_mid_size
+from checkpoints import make_mid_size
+from measure import (
+    Timed,
+    at_least,
+    finish,
+    fresh_picture,
+    generate,
+    in_turn,
+    of_rounds,
+    page,
+    parser,
+    table,
+    text_of,
+)
 from PIL import Image
-from stock import fresh_picture, generate, text_of
 
-from llava_nb import load
-from llava_nb.llava import Llava
+from llava_nb import Llava, load
 
-PROMPT = "Describe this picture."
+PROMPT, LOOP, BAR = "Describe this picture.", "loop", 3
 SIZES = (4, 8, 16)
-LOOP = "loop"
-BAR = 3
 MAX_NEW_TOKENS = {"tiny": 64, "mid-size": 16}
-HEAD = ("model", "stored in", LOOP, *(f"batches of {size}" for size in SIZES))
 
 
 def batches(llava: Llava, rounds: int, pictures: int, tokens: int) -> Timed:
@@ -58,70 +62,64 @@ def batches(llava: Llava, rounds: int, pictures: int, tokens: int) -> Timed:
         answers = llava.ask_batch(given, PROMPT, batch_size=size, max_new_tokens=tokens)
         return [answer.text for answer in answers]
 
-    def look(results: dict[str, list[str]]) -> None:
-        for size in facts["same"]:
-            pairs = zip(results[LOOP], results[size], strict=True)
-            facts["same"][size] += sum(one == other for one, other in pairs)
-
     ways = {LOOP: loop} | {str(size): partial(at_once, size=size) for size in SIZES}
-    device = llava.device
-    return in_turn(llava.name, ways, rounds, prepare, device=device, look=look, facts=facts)
+    look = partial(count_the_same, facts)
+    return in_turn(llava.name, ways, rounds, prepare, device=llava.device, look=look, facts=facts)
 
 
-def measure(rounds: int, pictures: int = 32, *, quick: bool = False) -> Comparison:
-    """Measure every model."""
-    makers = [
-        lambda: load("tiny"),
-        *([] if quick else [lambda: load("tiny", quantization=None)]),
-        lambda: make_mid_size(quick=quick),
-    ]
-    measured = []
-    for make in makers:
-        llava = make()
-        tokens = 4 if quick else MAX_NEW_TOKENS[llava.name]
-        measured.append(batches(llava, rounds, pictures, tokens))
-        device = llava.device
-    return Comparison(
-        title="Pictures a second, one by one and in batches",
-        said=f'Rounds of {pictures} pictures, "{PROMPT}". The loop is `processor` and '
-        "`model.generate` for each picture. In brackets: times the loop, and how many answers are "
-        "the loop's to the letter.",
-        head=HEAD,
-        lines=[_line(timed) for timed in measured],
-        verdicts=[_verdict(timed, quick) for timed in measured if timed.model == "tiny"],
-        measured=measured,
-        machine=machine_of(device),
-        threads=torch.get_num_threads(),
-    )
+def count_the_same(facts: dict[str, Any], results: dict[str, list[str]]) -> None:
+    """Count the answers that are the loop's to the letter."""
+    for size in facts["same"]:
+        pairs = zip(results[LOOP], results[size], strict=True)
+        facts["same"][size] += sum(one == other for one, other in pairs)
 
 
-def _verdict(timed: Timed, quick: bool) -> Verdict:
-    what = f"the embedded model in {timed.facts['stored']}: batches of 16, times the loop"
-    return at_least(what, timed.times_as_fast("16", LOOP), BAR, judged=not quick)
-
-
-def _line(timed: Timed) -> tuple[str, ...]:
+def cells(timed: Timed) -> list[str]:
+    """Return pictures a second, with times the loop and how many answers are the same."""
     pictures = timed.facts["pictures"]
     answers = pictures * len(timed.seconds[LOOP])
-    cells = [f"{pictures / timed.median(LOOP):.2f}"]
+    shown = [f"{pictures / timed.median(LOOP):.2f}"]
     for size, same in timed.facts["same"].items():
         speed, times = pictures / timed.median(size), timed.times_as_fast(size, LOOP)
-        cells.append(f"{speed:.2f} ({times:.1f}; {same} of {answers})")
-    return timed.model, timed.facts["stored"], *cells
-
-
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the options."""
-    made = parser(__doc__, rounds=7)
-    made.add_argument("--pictures", type=int, default=32, help="a round (default: 32)")
-    return made.parse_args(arguments)
+        shown.append(f"{speed:.2f} ({times:.1f}; {same} of {answers})")
+    return shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, and return 1 if a bar is missed."""
-    options = parse(arguments)
+    """Measure every model, print, and return 1 if a bar is missed."""
+    made = parser(__doc__, rounds=7)
+    made.add_argument("--pictures", type=int, default=32, help="a round (default: 32)")
+    options = made.parse_args(arguments)
     rounds, pictures = (1, 2) if options.quick else (options.rounds, options.pictures)
-    return finish("batch", measure(rounds, pictures, quick=options.quick), options)
+    makers = [lambda: load("tiny"), lambda: make_mid_size(quick=options.quick)]
+    if not options.quick:
+        makers.insert(1, lambda: load("tiny", quantization=None))
+    measured = []
+    for make in makers:
+        llava = make()
+        tokens = 4 if options.quick else MAX_NEW_TOKENS[llava.name]
+        measured.append(batches(llava, rounds, pictures, tokens))
+    verdicts = [
+        at_least(
+            f"the embedded model in {timed.facts['stored']}: batches of 16, times the loop",
+            timed.times_as_fast("16", LOOP),
+            BAR,
+            judged=not options.quick,
+        )
+        for timed in measured
+        if timed.model == "tiny"
+    ]
+    rows = [(timed.model, timed.facts["stored"], *cells(timed)) for timed in measured]
+    text = page(
+        "Pictures a second, one by one and in batches",
+        of_rounds(measured),
+        f'Rounds of {pictures} pictures, "{PROMPT}". The loop is `processor` and `model.generate` '
+        "for each picture. In brackets: times the loop, and how many answers are the loop's to "
+        "the letter.",
+        table(("model", "stored in", LOOP, *(f"batches of {size}" for size in SIZES)), rows),
+        verdicts=verdicts,
+    )
+    return finish("batch", text, {"measured": measured}, verdicts, options)
 
 
 if __name__ == "__main__":

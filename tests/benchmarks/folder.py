@@ -15,35 +15,49 @@ time is by the clock, so nothing else may run; the processor's own is told besid
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from comparison import Comparison, Verdict, at_least, finish, machine_of, parser
-from in_turn import Timed, in_turn
+from batch import LOOP, cells, count_the_same
+from measure import (
+    Timed,
+    at_least,
+    at_most,
+    child_request,
+    finish,
+    fresh_picture,
+    generate,
+    in_turn,
+    of_rounds,
+    page,
+    parser,
+    table,
+    text_of,
+    watch,
+)
 from PIL import Image
-from stock import fresh_picture, generate, text_of
 
-from llava_nb import load
-from llava_nb.folder import caption_folder
-from llava_nb.llava import Llava
+from llava_nb import Llava, caption_folder, load
 
 PROMPT = "Describe this picture."
-SIZES, LOOP, TOKENS = (8, 16, 32), "loop", 64
+SIZES, TOKENS = (8, 16, 32), 64
 FEW, MANY = 1_000, 20_000
 MEMORY_BATCH, MEMORY_TOKENS, MEMORY_SIDE = 32, 4, 64
 FASTER, MORE_MEMORY, MORE_TIME, DONE_SECONDS = 2.5, 10.0, 15.0, 5.0
-HEAD = ("", LOOP, *(f"batches of {size}" for size in SIZES))
-CHILD = Path(__file__).with_name("folder_once.py")
+
+
+def draw(folder: Path, numbers: Sequence[int], side: int = 336) -> Path:
+    """Draw a scene for each number into a folder, and return it."""
+    folder.mkdir(parents=True)
+    for number in numbers:
+        fresh_picture(number, side).save(folder / f"{number:06}.png")
+    return folder
 
 
 def speed(llava: Llava, rounds: int, pictures: int, tokens: int, place: Path) -> Timed:
@@ -61,133 +75,99 @@ def speed(llava: Llava, rounds: int, pictures: int, tokens: int, place: Path) ->
             captions.append(text_of(llava, ids))
         return captions
 
-    def table(folder: Path, size: int) -> list[str]:
+    def at_once(folder: Path, size: int) -> list[str]:
         output = place / f"{folder.name} {size}.csv"
         options = {"batch_size": size, "max_new_tokens": tokens, "progress": False}
         result = caption_folder(llava, folder, output, prompt=PROMPT, **options)
         return [row.caption for row in result.rows()]
 
-    def look(results: dict[str, list[str]]) -> None:
-        for size in facts["same"]:
-            pairs = zip(results[LOOP], results[size], strict=True)
-            facts["same"][size] += sum(one == other for one, other in pairs)
-
-    ways = {LOOP: loop} | {str(size): partial(table, size=size) for size in SIZES}
+    ways = {LOOP: loop} | {str(size): partial(at_once, size=size) for size in SIZES}
+    look = partial(count_the_same, facts)
     return in_turn("tiny", ways, rounds, prepare, device=llava.device, look=look, facts=facts)
 
 
-def draw(folder: Path, numbers: Sequence[int], side: int = 336) -> Path:
-    """Draw a scene for each number into a folder, and return it."""
-    folder.mkdir(parents=True)
-    for number in numbers:
-        fresh_picture(number, side).save(folder / f"{number:06}.png")
-    return folder
+def child() -> None:
+    """Caption one folder, and again when all is done, with a mark after each."""
+    request, mark = child_request()
+    llava = load("tiny")
+    settings = {
+        "batch_size": MEMORY_BATCH,
+        "max_new_tokens": MEMORY_TOKENS,
+        "progress": False,
+    }
+    mark("loaded")
+    clock, processor = time.perf_counter(), time.process_time()
+    first = caption_folder(llava, request["folder"], request["output"], **settings)
+    took = {
+        "seconds": time.perf_counter() - clock,
+        "cpu_seconds": time.process_time() - processor,
+    }
+    mark("captioned", pictures=first.total, **took)
+    again = caption_folder(llava, request["folder"], request["output"], **settings)
+    mark("end", again_kept=again.kept, again_seconds=again.seconds)
 
 
-def once(folder: Path, place: Path) -> dict[str, Any]:
-    """Caption a folder in a process of its own; see `folder_once.py`."""
-    output = place / f"{folder.name}.csv"
-    command = [sys.executable, "-W", "ignore", CHILD, folder, output, MEMORY_BATCH, MEMORY_TOKENS]
-    path = os.pathsep.join([str(CHILD.parents[2]), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(
-        list(map(str, command)), env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
-    return json.loads(done.stdout.splitlines()[-1])
+def memory(pictures: int, place: Path) -> dict[str, Any]:
+    """Caption so many small pictures in a process of its own; return seconds and bytes."""
+    folder = draw(place / f"{pictures} pictures", range(pictures), MEMORY_SIDE)
+    seen = watch(__file__, {"folder": str(folder), "output": f"{folder}.csv"})
+    held = {"peak_bytes": sum(seen.peaks["captioned"]), "loaded_bytes": sum(seen.now["loaded"])}
+    return seen.facts | held
 
 
-def memory(few: int, many: int, place: Path) -> list[dict[str, Any]]:
-    """Measure a few pictures and many."""
-    small, large = (
-        draw(place / f"{number} pictures", range(number), MEMORY_SIDE) for number in (few, many)
-    )
-    return [once(small, place), once(large, place)]
-
-
-def verdicts(timed: Timed, runs: Sequence[dict[str, Any]], judged: bool) -> list[Verdict]:
-    """Return every bar: what, the figure, the bar, whether it is met."""
-    few, many = runs
-    best = max(timed.times_as_fast(str(size), LOOP) for size in SIZES)
-    peak = 100 * (many["peak_bytes"] / few["peak_bytes"] - 1)
-    each = [run["seconds"] / run["pictures"] for run in runs]
-    time = 100 * (each[1] / each[0] - 1)
-    what = f"{many['pictures']:,} pictures against {few['pictures']:,}"
-    done = f"a second call that finds {many['again_kept']:,} done, seconds"
-    return [
-        at_least("pictures a second, times the loop", best, FASTER, judged=judged),
-        _at_most(f"{what}: peak memory, % more", peak, MORE_MEMORY, judged),
-        _at_most(f"{what}: time a picture, % more", time, MORE_TIME, judged),
-        _at_most(done, many["again_seconds"], DONE_SECONDS, judged),
-    ]
-
-
-def _at_most(what: str, figure: float, bar: float, judged: bool) -> Verdict:
-    return what, f"{figure:.1f}", f"at most {bar:g}", figure <= bar if judged else None
-
-
-def compare(rounds: int, pictures: int, many: int, *, quick: bool = False) -> Comparison:
-    """Measure speed and memory."""
-    place = Path(tempfile.mkdtemp(prefix="llava_nb-folder-"))
-    try:
-        llava = load("tiny")
-        timed = speed(llava, rounds, pictures, 4 if quick else TOKENS, place)
-        runs = memory(min(FEW, many // 2), many, place)
-    finally:
-        shutil.rmtree(place)
-    timed.facts["runs"] = runs
-    return Comparison(
-        title="A folder of pictures",
-        said=f"Rounds of {pictures} pictures; in brackets times the loop, and how many captions "
-        f"are the loop's to the letter. {_in_words(runs)}",
-        head=HEAD,
-        lines=[_line(timed)],
-        verdicts=verdicts(timed, runs, not quick),
-        measured=[timed],
-        machine=machine_of(llava.device),
-        threads=torch.get_num_threads(),
-    )
-
-
-def _line(timed: Timed) -> tuple[str, ...]:
-    pictures = timed.facts["pictures"]
-    captions = pictures * len(timed.seconds[LOOP])
-    cells = [f"{pictures / timed.median(LOOP):.2f}"]
-    for size, same in timed.facts["same"].items():
-        faster = timed.times_as_fast(size, LOOP)
-        cells.append(f"{pictures / timed.median(size):.2f} ({faster:.1f}; {same} of {captions})")
-    return "pictures a second", *cells
-
-
-def _in_words(runs: Sequence[dict[str, Any]]) -> str:
-    told = [
+def in_words(run: dict[str, Any]) -> str:
+    """Say what a run took."""
+    return (
         f"{run['pictures']:,} pictures took {run['seconds']:.0f} s ({run['cpu_seconds']:.0f} s of "
         f"the processor), {run['peak_bytes'] / 2**20:.0f} MiB at the most "
         f"({run['loaded_bytes'] / 2**20:.0f} before), and {run['again_seconds']:.2f} s to find "
         "all done"
-        for run in runs
-    ]
-    return (
-        f"Memory: {MEMORY_SIDE} pixels a picture, batches of {MEMORY_BATCH}, {MEMORY_TOKENS} "
-        f"tokens an answer: {'; '.join(told)}."
     )
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the options."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure speed and memory, print, and return 1 if a bar is missed."""
     made = parser(__doc__, rounds=5)
     made.add_argument("--pictures", type=int, default=64, help="a round (default: 64)")
     made.add_argument("--many", type=int, default=MANY, help=f"for memory (default: {MANY})")
-    return made.parse_args(arguments)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, and return 1 if a bar is missed."""
-    options = parse(arguments)
+    options = made.parse_args(arguments)
     sizes = (1, 2, 4) if options.quick else (options.rounds, options.pictures, options.many)
-    return finish("folder", compare(*sizes, quick=options.quick), options)
+    rounds, pictures, most = sizes
+    place = Path(tempfile.mkdtemp(prefix="llava_nb-folder-"))
+    try:
+        timed = speed(load("tiny"), rounds, pictures, 4 if options.quick else TOKENS, place)
+        few, many = (memory(number, place) for number in (min(FEW, most // 2), most))
+    finally:
+        shutil.rmtree(place)
+    best = max(timed.times_as_fast(str(size), LOOP) for size in SIZES)
+    more_memory = 100 * (many["peak_bytes"] / few["peak_bytes"] - 1)
+    each = [run["seconds"] / run["pictures"] for run in (few, many)]
+    what = f"{many['pictures']:,} pictures against {few['pictures']:,}"
+    done = f"a second call that finds {many['again_kept']:,} done, seconds"
+    judged = {"judged": not options.quick}
+    verdicts = [
+        at_least("pictures a second, times the loop", best, FASTER, **judged),
+        at_most(f"{what}: peak memory, % more", more_memory, MORE_MEMORY, **judged),
+        at_most(
+            f"{what}: time a picture, % more", 100 * (each[1] / each[0] - 1), MORE_TIME, **judged
+        ),
+        at_most(done, many["again_seconds"], DONE_SECONDS, **judged),
+    ]
+    text = page(
+        "A folder of pictures",
+        of_rounds([timed]),
+        f"Rounds of {pictures} pictures; in brackets times the loop, and how many captions are the "
+        f"loop's to the letter. Memory: {MEMORY_SIDE} pixels a picture, batches of "
+        f"{MEMORY_BATCH}, {MEMORY_TOKENS} tokens an answer: {in_words(few)}; {in_words(many)}.",
+        table(
+            ("", LOOP, *(f"batches of {size}" for size in SIZES)),
+            [("pictures a second", *cells(timed))],
+        ),
+        verdicts=verdicts,
+    )
+    figures = {"measured": [timed], "runs": [few, many]}
+    return finish("folder", text, figures, verdicts, options)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(child() if "--child" in sys.argv else main())

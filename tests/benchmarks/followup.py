@@ -13,24 +13,28 @@ one, on a CPU, answers less than 5 times sooner.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-from comparison import Comparison, at_least, finish, machine_of, parser
-from in_turn import Timed, in_turn
-from mid_size_model import make_mid_size
-from stock import exactly, fresh_picture, generate
+from checkpoints import make_mid_size
+from measure import (
+    Timed,
+    at_least,
+    exactly,
+    finish,
+    fresh_picture,
+    generate,
+    in_turn,
+    of_rounds,
+    page,
+    parser,
+    table,
+)
 
-from llava_nb import load
-from llava_nb.chat import Chat
-from llava_nb.llava import Llava
+from llava_nb import Llava, load
 
-FIRST, SECOND = "Describe this picture.", "What colour is it?"
-BAR = 5
+FIRST, SECOND, BAR = "Describe this picture.", "What colour is it?", 5
 HEAD = (
     "model",
     "image tokens",
@@ -43,31 +47,23 @@ HEAD = (
 )
 
 
-@dataclass(frozen=True)
-class Begun:
-    """A conversation with its first answer, and the whole prompt of the second question."""
-
-    chat: Chat
-    text: str
-
-
 def follow_up(llava: Llava, rounds: int, answer_tokens: int) -> Timed:
     """Measure the second question, after a first answer of `answer_tokens`."""
     facts: dict[str, Any] = {"image_tokens": llava.model.config.image_seq_length, "same": 0}
 
-    def begin(number: int) -> Begun:
+    def begin(number: int) -> Any:
         chat = llava.chat(fresh_picture(number))
         with exactly(llava, answer_tokens):
             chat.ask(FIRST, max_new_tokens=answer_tokens)
-        return Begun(chat, chat.prompt_text(SECOND))
+        return chat, chat.prompt_text(SECOND)
 
-    def in_chat(begun: Begun) -> Any:
-        answer = begun.chat.ask(SECOND, max_new_tokens=1)
-        begun.chat.undo()
+    def in_chat(begun: Any) -> Any:
+        answer = begun[0].ask(SECOND, max_new_tokens=1)
+        begun[0].undo()
         return answer
 
-    def fresh(begun: Begun) -> tuple[list[int], int]:
-        return generate(llava, begun.chat.image, begun.text, 1)
+    def fresh(begun: Any) -> tuple[list[int], int]:
+        return generate(llava, begun[0].image, begun[1], 1)
 
     def look(results: dict[str, Any]) -> None:
         (ids, prompt_tokens), answer = results["fresh"], results["chat"]
@@ -77,53 +73,42 @@ def follow_up(llava: Llava, rounds: int, answer_tokens: int) -> Timed:
         facts["prompt_tokens"], facts["reused_tokens"] = prompt_tokens, answer.reused_tokens
 
     ways = {"fresh": fresh, "chat": in_chat}
-    device = llava.device
-    return in_turn(llava.name, ways, rounds, begin, device=device, look=look, facts=facts)
-
-
-def measure(rounds: int, *, quick: bool = False) -> Comparison:
-    """Measure both models."""
-    measured = []
-    for make in (lambda: load("tiny", quantization=None), lambda: make_mid_size(quick=quick)):
-        llava = make()
-        measured.append(follow_up(llava, rounds, 4 if quick else 24))
-        device = llava.device
-    sooner = measured[-1].times_as_fast("chat", "fresh")
-    judged = device.type == "cpu" and not quick
-    return Comparison(
-        title="Time to the first token of the second question",
-        said="The same tokens: in a conversation, and fresh through `processor` and "
-        "`model.generate`. float32 on a CPU.",
-        head=HEAD,
-        lines=[_line(timed) for timed in measured],
-        verdicts=[at_least("576 image tokens, on a CPU: times sooner", sooner, BAR, judged=judged)],
-        measured=measured,
-        machine=machine_of(device),
-        threads=torch.get_num_threads(),
-    )
-
-
-def _line(timed: Timed) -> tuple[str, ...]:
-    names = ("image_tokens", "prompt_tokens", "reused_tokens")
-    return (
-        timed.model,
-        *(str(timed.facts[name]) for name in names),
-        *(f"{1000 * timed.median(way):.1f}" for way in ("fresh", "chat")),
-        f"{timed.times_as_fast('chat', 'fresh'):.1f}",
-        f"{timed.facts['same']} of {len(timed.seconds['chat'])}",
-    )
-
-
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the options."""
-    return parser(__doc__, rounds=15).parse_args(arguments)
+    return in_turn(llava.name, ways, rounds, begin, device=llava.device, look=look, facts=facts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, and return 1 if the bar is missed."""
-    options = parse(arguments)
-    rounds = 2 if options.quick else options.rounds
-    return finish("followup", measure(rounds, quick=options.quick), options)
+    """Measure both models, print, and return 1 if the bar is missed."""
+    options = parser(__doc__, rounds=15).parse_args(arguments)
+    rounds, answer_tokens = (2, 4) if options.quick else (options.rounds, 24)
+    measured = []
+    for make in (
+        lambda: load("tiny", quantization=None),
+        lambda: make_mid_size(quick=options.quick),
+    ):
+        llava = make()
+        measured.append(follow_up(llava, rounds, answer_tokens))
+    sooner = measured[-1].times_as_fast("chat", "fresh")
+    judged = llava.device.type == "cpu" and not options.quick
+    verdicts = [at_least("576 image tokens, on a CPU: times sooner", sooner, BAR, judged=judged)]
+    rows = [
+        (
+            timed.model,
+            *(timed.facts[name] for name in ("image_tokens", "prompt_tokens", "reused_tokens")),
+            *(f"{1000 * timed.median(way):.1f}" for way in ("fresh", "chat")),
+            f"{timed.times_as_fast('chat', 'fresh'):.1f}",
+            f"{timed.facts['same']} of {len(timed.seconds['chat'])}",
+        )
+        for timed in measured
+    ]
+    text = page(
+        "Time to the first token of the second question",
+        of_rounds(measured),
+        "The same tokens: in a conversation, and fresh through `processor` and `model.generate`. "
+        "float32 on a CPU.",
+        table(HEAD, rows),
+        verdicts=verdicts,
+    )
+    return finish("followup", text, {"measured": measured}, verdicts, options)
 
 
 if __name__ == "__main__":

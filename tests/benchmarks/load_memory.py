@@ -1,132 +1,198 @@
-"""How much RAM it takes to load a LLaVA in 4 bits, and whether a memory limit lets it through.
+"""How much RAM it takes to load a LLaVA in 4 bits, whatever the layout and the shards.
 
     python tests/benchmarks/load_memory.py [--size-gib 2] [--shards 1 8] [--layouts original ...]
-                                           [--limit] [--folder DIR] [--write]
-    python tests/benchmarks/load_memory.py --gpu 7b|13b [--shards N] [--layouts LAYOUT] [--write]
+                                           [--folder DIR] [--quick] [--write]
 
 Makes a checkpoint with random weights, by default 2 GiB of float16 in one file and again in eight,
 in both layouts. Each is loaded by `llava_nb.load(folder)` in a fresh process, and in the
-transformers layout by plain `from_pretrained` with the same quantisation as well.
+transformers layout by plain `from_pretrained` with the same quantisation as well, on the CPU.
 
-The figure is the peak of anonymous memory over what the process holds after its imports. Pages of
-mapped files are given apart: the kernel takes them back when it needs them. It is read from outside
-every 5 ms; `process_memory.py` says what that can miss. "The model" is every parameter, buffer and
-scale as loaded, float32 on a CPU where it is not quantised. Files are dropped from the page cache
-before each load, so that seconds include the disk, and that a limit counts their pages. Seconds of
-the processor are given beside those of the clock, which other work on the machine prolongs.
-
---limit loads again in a memory cgroup of: anonymous memory of the imports + the model + 600 MB. The
-control reads a `.bin` file whole under the same limit, which has to fail. --gpu is another
-measurement: the true shapes of LLaVA-1.5 on CUDA (`load_on_gpu.py`). --write keeps what is printed
-under results/, as Markdown and JSON. Returns 1 if a bar is missed.
+The figure is the peak of anonymous memory over what the process holds after its imports, read from
+outside every 5 ms. Pages of mapped files are given apart: the kernel takes them back when it needs
+them. "The model" is every parameter, buffer and scale as loaded. Files are dropped from the page
+cache before each load, so that seconds include the disk. Linux only. Returns 1 if loading takes
+over 600 MB beside the model, or shards and one file differ by more than 15 %.
 """
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import load_on_gpu
-from checkpoints_to_measure import LAYOUTS, shape_for, weight_file_sizes, write_checkpoint
-from fresh_loads import check_disk, load_fresh, load_limited
-from load_memory_table import ALLOWANCE, Limited, Row, markdown, missed, write_results
+from measure import Verdict, at_most, child_request, finish, page, parser, table, watch
 
-from llava_nb.sizes import GIB, Shape, needed_ram_bytes, weights_bytes
-
-
-def measure(loader: str, layout: str, folder: Path, shape: Shape, *, limit: bool) -> Row:
-    """Load the checkpoint in `folder` once in a fresh process, and with `limit` again under one.
-
-    Raises RuntimeError, with what the process said, if it fails without a limit.
-    """
-    run = load_fresh(loader, folder)
-    if not run.completed:
-        raise RuntimeError(f"{loader} could not load {folder}, code {run.code}:\n{run.said}")
-    base, loaded = run.marks["cuda"].now, run.marks["loaded"]
-    files = weight_file_sizes(folder)
-    model_bytes = run.facts["model_bytes"]
-    most = base.anonymous + model_bytes + ALLOWANCE
-    return Row(
-        loader=loader,
-        layout=layout,
-        shards=len(files),
-        file_bytes=sum(files),
-        seconds=run.facts["seconds"],
-        cpu_seconds=run.facts["cpu_seconds"],
-        threads=run.facts["threads"],
-        model_bytes=model_bytes,
-        imports_anonymous=base.anonymous,
-        peak_anonymous=loaded.peak.anonymous - base.anonymous,
-        left_anonymous=loaded.now.anonymous - base.anonymous,
-        peak_file=loaded.peak.file - base.file,
-        unseen=loaded.unseen,
-        longest_gap=loaded.gap,
-        swapped=loaded.swapped,
-        asked_for=needed_ram_bytes(shape, "4bit", on_gpu=False),
-        limited=load_limited(loader, folder, most) if limit else None,
-    )
+MB = 10**6  # the bars are given in those
+ALLOWANCE, APART = 600 * MB, 15.0
+HEAD = ("loader, layout, shards", "file MB", "seconds", "CPU seconds", "model MB")
+HEAD += ("peak anonymous MB", "left MB", "peak file-backed MB", "`load()` asks for MB")
 
 
-def measure_all(
-    shape: Shape, layouts: Sequence[str], shards: Sequence[int], folder: Path, *, limit: bool
-) -> tuple[list[Row], list[Limited]]:
-    """Measure every layout with every number of shards; one checkpoint is on the disk at a time.
+@dataclass(frozen=True)
+class Row:
+    """One load: bytes and seconds. `peak` and `left` are anonymous, over the imports."""
 
-    The second value is the control: reading the original layout's files whole, if they are so
-    large that the limit has to stop it.
-    """
-    rows, controls = [], []
-    check_disk(folder, weights_bytes(shape, None))
-    for layout in layouts:
-        for number in shards:
-            with tempfile.TemporaryDirectory(dir=folder) as place:
-                model = write_checkpoint(Path(place), shape, layout, number)
-                loaders = ("llava_nb", *(["from_pretrained"] if layout == "transformers" else []))
-                for loader in loaders:
-                    rows.append(measure(loader, layout, model, shape, limit=limit))
-                    print(rows[-1], file=sys.stderr, flush=True)
-                if limit and layout == "original" and rows[-1].file_bytes > rows[-1].bar:
-                    controls.append(load_limited("whole", model, rows[-1].limited.limit_bytes))
-    return rows, controls
+    loader: str
+    layout: str
+    shards: int
+    files: int
+    seconds: float
+    cpu_seconds: float
+    model: int
+    imports: int
+    peak: int
+    left: int
+    peak_file: int
+    asked_for: int
+    gap: float
 
-
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--size-gib", type=float, default=2.0, help="of float16 (default: 2)")
-    parser.add_argument("--shards", type=int, nargs="+", help="default: 1 and 8; --gpu: of 2 GiB")
-    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, help="default: both; --gpu: one")
-    parser.add_argument("--limit", action="store_true", help="load under a memory limit as well")
-    parser.add_argument("--gpu", choices=load_on_gpu.SHAPES, help="a true shape, on CUDA")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
-    parser.add_argument("--write", action="store_true", help="keep the figures under results/")
-    return parser.parse_args(arguments)
+    def cells(self) -> tuple[str, ...]:
+        """Return the line of the table."""
+        sizes = (self.model, self.peak, self.left, self.peak_file, self.asked_for)
+        seconds = f"{self.seconds:.0f}", f"{self.cpu_seconds:.0f}"
+        what = f"{self.loader}, {self.layout}, {self.shards}"
+        return what, f"{self.files / MB:.0f}", *seconds, *(f"{each / MB:.0f}" for each in sizes)
 
 
-def main() -> int:
+def child() -> None:
+    """Load as the request says, with a mark after each step."""
+    request, mark = child_request()
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # All that the loaders import, themselves or on first use, so that what follows is the load's.
+    import accelerate  # noqa: F401
+    import bitsandbytes  # noqa: F401
+    import sentencepiece  # noqa: F401
+    import transformers.integrations.bitsandbytes
+    import transformers.models.clip.modeling_clip
+    import transformers.models.llama.modeling_llama
+    import transformers.models.llava.modeling_llava
+    import transformers.quantizers.quantizer_bnb_4bit  # noqa: F401
+
+    from llava_nb import load
+    from llava_nb.loading import device_and_dtype
+    from llava_nb.quantise import settings
+
+    mark("imports")
+    began = time.perf_counter(), time.process_time()
+    if request["loader"] == "llava_nb":
+        llava = load(request["folder"])
+        network = llava.model
+    else:
+        device, dtype = device_and_dtype()
+        network = transformers.LlavaForConditionalGeneration.from_pretrained(
+            request["folder"],
+            dtype=dtype,
+            device_map={"": device},
+            quantization_config=settings("4bit", dtype),
+        )
+    took = {
+        "seconds": time.perf_counter() - began[0],
+        "cpu_seconds": time.process_time() - began[1],
+    }
+    mark("loaded", **took)
+    mark("end", model=model_bytes(network))
+
+
+def model_bytes(network: Any) -> int:
+    """Bytes of a network: parameters, buffers and quantisation state, each storage once."""
+    storages = (tensor.untyped_storage() for tensor in tensors_of(network))
+    return sum({each.data_ptr(): each.nbytes() for each in storages}.values())
+
+
+def tensors_of(network: Any) -> Iterator[Any]:
+    """All tensors that a network holds."""
+    import torch
+
+    yield from network.buffers()
+    for parameter in network.parameters():
+        yield parameter
+        state = getattr(parameter, "quant_state", None)
+        for part in (state, getattr(state, "state2", None)):
+            inside = vars(part).values() if part is not None else ()
+            yield from (each for each in inside if isinstance(each, torch.Tensor))
+
+
+def drop_from_cache(folder: Path) -> None:
+    """Drop the files of a checkpoint, and of the tower beside it, from the page cache."""
+    for file in (each for each in folder.parent.rglob("*") if each.is_file()):
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())  # pages that are not on the disk yet cannot be dropped
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def verdicts(rows: Sequence[Row], *, judged: bool) -> list[Verdict]:
+    """Return every bar."""
+    ours = [row for row in rows if row.loader == "llava_nb"]
+    found = [
+        at_most(
+            f"{row.layout}, shards: {row.shards}: peak, MB",
+            row.peak / MB,
+            (row.model + ALLOWANCE) // MB,
+            judged=judged,
+        )
+        for row in ours
+    ]
+    for layout in dict.fromkeys(row.layout for row in ours):
+        peaks = [row.peak for row in ours if row.layout == layout]
+        apart = 100 * (1 - min(peaks) / max(peaks))
+        found.append(at_most(f"{layout}: shards against one, % apart", apart, APART, judged=judged))
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and return 1 if a bar is missed."""
-    options = parse()
-    if options.gpu:
-        return load_on_gpu.report(options)
-    shape = shape_for(round(options.size_gib * GIB))
-    rows, controls = measure_all(
-        shape,
-        options.layouts or LAYOUTS,
-        options.shards or [1, 8],
-        options.folder,
-        limit=options.limit,
+    from checkpoints import LAYOUTS, shape_for, weight_file_sizes, write_checkpoint
+
+    from llava_nb.sizes import GIB, needed_ram_bytes
+
+    made = parser(__doc__)
+    made.add_argument("--size-gib", type=float, default=2.0, help="of float16 (default: 2)")
+    made.add_argument("--shards", type=int, nargs="+", default=[1, 8])
+    made.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=LAYOUTS)
+    made.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    options = made.parse_args(arguments)
+    shape, rows = shape_for(round((0.02 if options.quick else options.size_gib) * GIB)), []
+    for layout in options.layouts:
+        for shards in options.shards:
+            with tempfile.TemporaryDirectory(dir=options.folder) as place:
+                folder = write_checkpoint(Path(place), shape, layout, shards)
+                for loader in ("llava_nb", "from_pretrained"):
+                    if loader == "from_pretrained" and layout == "original":
+                        continue  # transformers fills such a model with random numbers
+                    drop_from_cache(folder)
+                    seen = watch(__file__, {"loader": loader, "folder": str(folder)})
+                    (base, base_file), facts = seen.now["imports"], seen.facts
+                    row = Row(
+                        loader=loader,
+                        layout=layout,
+                        shards=shards,
+                        files=sum(weight_file_sizes(folder)),
+                        **facts,
+                        imports=base,
+                        peak=seen.peaks["loaded"][0] - base,
+                        left=seen.now["loaded"][0] - base,
+                        peak_file=seen.peaks["loaded"][1] - base_file,
+                        asked_for=needed_ram_bytes(shape, "4bit", on_gpu=False),
+                        gap=seen.gap,
+                    )
+                    rows.append(row)
+                    print(row, file=sys.stderr, flush=True)
+    found = verdicts(rows, judged=not options.quick)
+    text = page(
+        "Memory for loading in 4 bits",
+        f"{shape}, random weights. Peaks, and what is left when the model is loaded, are over the "
+        f"imports, which take {max(row.imports for row in rows) / MB:.0f} MB. MB is 10^6 bytes. "
+        f"The longest gap between two readings was {max(row.gap for row in rows):.2f} s.",
+        table(HEAD, [row.cells() for row in rows]),
+        verdicts=found,
     )
-    text = markdown(shape, rows, controls)
-    print(text)
-    if options.write:
-        write_results("load_memory", text, {"shape": shape, "rows": rows, "controls": controls})
-    return int(missed(rows, controls))
+    return finish("load_memory", text, {"shape": shape, "rows": rows}, found, options)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(child() if "--child" in sys.argv else main())

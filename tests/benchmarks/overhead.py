@@ -12,24 +12,30 @@ hides what is measured. Returns 1 where it is more than 3 % and more than 5 ms.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-from comparison import Comparison, Verdict, finish, machine_of, parser
-from in_turn import Timed, in_turn
+from measure import (
+    Timed,
+    Verdict,
+    exactly,
+    finish,
+    fresh_picture,
+    generate,
+    in_turn,
+    of_rounds,
+    page,
+    parser,
+    table,
+    text_of,
+)
 from PIL import Image
-from stock import exactly, fresh_picture, generate, text_of
 
-from llava_nb import load
-from llava_nb.answer import Answer
-from llava_nb.llava import Llava
+from llava_nb import Answer, Llava, load
 from llava_nb.prefix_cache import LIMIT_BYTES
 
-PROMPT = "Describe this picture."
-BARE = "bare"
+PROMPT, BARE = "Describe this picture.", "bare"
 LIMITS = {"ask, remembering nothing": 0, "ask, remembering": LIMIT_BYTES}
 SHARE, ALLOWANCE_SECONDS = 0.03, 0.005
 HEAD = ("model, and the way", "bare, ms", "ask, ms", "over, ms", "over, %", "same tokens")
@@ -37,7 +43,7 @@ HEAD = ("model, and the way", "bare, ms", "ask, ms", "over, ms", "over, %", "sam
 
 def overhead(llava: Llava, rounds: int, tokens: int) -> Timed:
     """Measure one model. Raises RuntimeError if a side made another number of tokens."""
-    text = llava.prompt_text(PROMPT)
+    text, prefixes = llava.prompt_text(PROMPT), llava.engine.prefixes
     facts: dict[str, Any] = {
         "stored": llava.quantization or llava.dtype,
         "tokens": tokens,
@@ -48,10 +54,10 @@ def overhead(llava: Llava, rounds: int, tokens: int) -> Timed:
         ids, _ = generate(llava, picture, text, tokens)
         return ids, text_of(llava, ids)
 
-    def ask(limit_bytes: int) -> Any:
+    def ask(limit_bytes: int) -> Callable[[Image.Image], Answer]:
         def asked(picture: Image.Image) -> Answer:
-            llava.prefixes.clear()
-            llava.prefixes.limit_bytes = limit_bytes
+            prefixes.clear()
+            prefixes.limit_bytes = limit_bytes
             return llava.ask(picture, PROMPT, max_new_tokens=tokens)
 
         return asked
@@ -65,78 +71,63 @@ def overhead(llava: Llava, rounds: int, tokens: int) -> Timed:
             facts["same"][way] += tuple(ids) == answer.ids
 
     ways = {BARE: bare} | {way: ask(limit) for way, limit in LIMITS.items()}
+    options = {"device": llava.device, "look": look, "facts": facts}
     try:
         with exactly(llava, tokens):
-            return in_turn(
-                llava.name,
-                ways,
-                rounds,
-                fresh_picture,
-                device=llava.device,
-                look=look,
-                facts=facts,
-            )
+            return in_turn(llava.name, ways, rounds, fresh_picture, **options)
     finally:
-        llava.prefixes.limit_bytes = LIMIT_BYTES
+        prefixes.limit_bytes = LIMIT_BYTES
 
 
-def measure(rounds: int, tokens: int, *, quick: bool = False) -> Comparison:
-    """Measure the embedded model in both forms; with `quick` in 4 bits alone."""
-    measured = []
-    for quantization in ("4bit",) if quick else (None, "4bit"):
-        llava = load("tiny", quantization=quantization)
-        measured.append(overhead(llava, rounds, tokens))
-        device = llava.device
-    pairs = [(timed, way) for timed in measured for way in LIMITS]
-    return Comparison(
-        title="What `ask` costs over bare `generate`",
-        said=f"A picture not seen before, {tokens} new tokens on either side.",
-        head=HEAD,
-        lines=[_line(*pair) for pair in pairs],
-        verdicts=[_verdict(*pair, quick) for pair in pairs],
-        measured=measured,
-        machine=machine_of(device),
-        threads=torch.get_num_threads(),
-    )
-
-
-def _over(timed: Timed, way: str) -> float:
-    return timed.median(way) - timed.median(BARE)
-
-
-def _label(timed: Timed, way: str) -> str:
+def label(timed: Timed, way: str) -> str:
+    """Return what was measured, in words."""
     return f"{timed.model} in {timed.facts['stored']}: {way}"
 
 
-def _line(timed: Timed, way: str) -> tuple[str, ...]:
-    bare, over = timed.median(BARE), _over(timed, way)
-    seconds = (bare, timed.median(way), over)
-    return (
-        _label(timed, way),
-        *(f"{1000 * each:.1f}" for each in seconds),
-        f"{100 * over / bare:.1f}",
-        f"{timed.facts['same'][way]} of {len(timed.seconds[way])}",
-    )
+def over(timed: Timed, way: str) -> tuple[float, float]:
+    """Return the seconds over bare `generate`, and their share of it."""
+    seconds = timed.median(way) - timed.median(BARE)
+    return seconds, seconds / timed.median(BARE)
 
 
-def _verdict(timed: Timed, way: str, quick: bool) -> Verdict:
-    over, most = _over(timed, way), max(SHARE * timed.median(BARE), ALLOWANCE_SECONDS)
-    met = None if quick else over <= most
-    return f"{_label(timed, way)}: over, ms", f"{1000 * over:.1f}", f"{1000 * most:.1f}", met
+def verdict(timed: Timed, way: str, *, judged: bool) -> Verdict:
+    """Return whether the way costs little: a share of the whole, or a few milliseconds."""
+    seconds, share = over(timed, way)
+    met = share <= SHARE or seconds <= ALLOWANCE_SECONDS if judged else None
+    figure = f"{100 * share:.1f} %, {1000 * seconds:.1f} ms"
+    bar = f"{100 * SHARE:g} %, or {1000 * ALLOWANCE_SECONDS:g} ms"
+    return label(timed, way), figure, bar, met
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the options."""
-    made = parser(__doc__, rounds=40)
-    made.add_argument("--tokens", type=int, default=64, help="of an answer (default: 64)")
-    return made.parse_args(arguments)
+def row(timed: Timed, way: str) -> tuple[str, ...]:
+    """Return one line of the table."""
+    seconds, share = over(timed, way)
+    milliseconds = (timed.median(BARE), timed.median(way), seconds)
+    same = f"{timed.facts['same'][way]} of {len(timed.seconds[way])}"
+    shown = [f"{1000 * each:.1f}" for each in milliseconds]
+    return label(timed, way), *shown, f"{100 * share:.1f}", same
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, and return 1 if a bar is missed."""
-    options = parse(arguments)
+    """Measure the embedded model in both forms, print, and return 1 if a bar is missed."""
+    made = parser(__doc__, rounds=40)
+    made.add_argument("--tokens", type=int, default=64, help="of an answer (default: 64)")
+    options = made.parse_args(arguments)
     rounds, tokens = (2, 4) if options.quick else (options.rounds, options.tokens)
-    return finish("overhead", measure(rounds, tokens, quick=options.quick), options)
+    measured = [
+        overhead(load("tiny", quantization=quantization), rounds, tokens)
+        for quantization in (("4bit",) if options.quick else (None, "4bit"))
+    ]
+    pairs = [(timed, way) for timed in measured for way in LIMITS]
+    verdicts = [verdict(*pair, judged=not options.quick) for pair in pairs]
+    text = page(
+        "What `ask` costs over bare `generate`",
+        of_rounds(measured),
+        f"A picture not seen before, {tokens} new tokens on either side.",
+        table(HEAD, [row(*pair) for pair in pairs]),
+        verdicts=verdicts,
+    )
+    return finish("overhead", text, {"measured": measured}, verdicts, options)
 
 
 if __name__ == "__main__":

@@ -1,139 +1,331 @@
 """What LLaVA-1.5 takes of a GPU at its true sizes, counted without one, beside the estimate.
 
-    python tests/benchmarks/vram_on_paper.py [--models 7b 13b] [--stored 4bit 8bit none]
-                                             [--tokens 64 1024] [--rows 1] [--write]
+    python tests/benchmarks/vram_on_paper.py [--models 7b 13b] [--stored 4bit none] [--tokens 64]
+                                             [--rows 1] [--write]
 
-`Llava.ask` and transformers run as they are, on tensors without numbers, and every tensor gets a
-block by the rules of torch's allocator (`on_paper.py`, `caching_allocator.py`). What comes out is
-"allocated", what tensors take at the peak, and "reserved", what torch then has of the GPU. CUDA's
-context is not in either; the bars add the allowance that the estimate has for it. So this says
-whether the formulas agree with the code, and where memory goes unused. It is not a measurement of
-a GPU: that is `gpu_vram.py`.
-
-Answers are made about the same picture one after the other, in the order of --tokens. "As
-transformers does" is the same with keys and values made anew for every token, instead of being
-written where there is room (`preallocated.py`); no bar is held against that.
-
---rows asks about so many pictures at once, by `Llava.ask_batch`.
-
-1,024 tokens of a 13B take five minutes of a core; two models are counted at once. --write keeps
-what is printed under results/. Returns 1 if a bar is missed.
+`Llava.ask` and transformers run as they are, on tensors without numbers on the meta device, and
+every tensor gets a block by the rules of torch's allocator. What comes out is "allocated", what
+tensors take at the peak, and "reserved", what torch then has of the GPU. CUDA's context is not in
+either. So this says whether the formulas agree with the code, and where memory goes unused. It is
+not a measurement of a GPU: that is `gpu.py`. 1,024 tokens of a 13B take five minutes of a core.
+--rows asks about so many pictures at once. Returns 1 if the estimate is more than 5 % from what is
+allocated.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+import weakref
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
-from caching_allocator import Blocks
-from gpu_vram_table import ANSWER_TOKENS
-from load_memory_table import write_results
-from load_on_gpu import SHAPES
-from model_on_paper import load_on_paper
-from on_paper import answering
-from transformers.cache_utils import DynamicLayer
-from vram_on_paper_table import Count, markdown, verdicts
+import torch
+from checkpoints import SHAPES, as_llava, build_config, processor_for
+from measure import at_most, exactly, finish, page, parser, table
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from transformers import LlavaForConditionalGeneration
 
-from llava_nb import estimate_vram, open_image, preallocated
-from llava_nb.pictures import example_picture
-from llava_nb.sizes import CONTEXT, Shape
+from llava_nb import Llava, estimate_vram, example_picture, open_image
+from llava_nb import prefix_cache as kv_cache
+from llava_nb.sizes import CONTEXT, GIB, NF4_BLOCK, NF4_SCALES_PER_FLOAT
 
-STORED = {"4bit": "4bit", "8bit": "8bit", "none": None}
-QUESTION = "Describe this picture."
+# torch's native allocator with its default settings: c10/cuda/CUDACachingAllocator.cpp
+# (kMinBlockSize, kSmallSize, kSmallBuffer, kLargeBuffer, kMinLargeAlloc, kRoundLarge).
+MIB, SMALLEST = 2**20, 512
+SMALL, SMALL_SEGMENT, LARGE_SEGMENT, OWN_SEGMENT = MIB, 2 * MIB, 20 * MIB, 10 * MIB
+STORED, APART = {"4bit": "4bit", "none": None}, 5.0
+WITH_VALUES = (torch.int64, torch.bool)  # what code decides by, such as ids, has its true values
+TOKEN = 7  # what a model without numbers says; it is not the end
+CUBLAS = 8 * MIB + 128 * 1024  # torch's ":4096:2:16:8", below compute capability 9.0
+FREE = 80 * GIB
+FUSED_TOKENS = 64  # up to so many, bitsandbytes' kernels on a T4 unpack nothing
 
 
-class AnewEachTime(DynamicLayer):
-    """transformers' own layer, in the place of `PreallocatedLayer`."""
+def round_up(size: int, step: int) -> int:
+    """Return the smallest multiple of `step` that is not below `size`."""
+    return -(-size // step) * step
 
-    def __init__(self, room: Any, held: Any = None) -> None:
+
+@dataclass(eq=False)
+class Block:
+    """A stretch of a segment: its place, its bytes, its neighbours, whether a tensor has it."""
+
+    at: int
+    size: int
+    small: bool
+    used: bool = False
+    before: Block | None = field(default=None, repr=False)
+    behind: Block | None = field(default=None, repr=False)
+
+
+class Blocks:
+    """A GPU's memory as torch sees it: bytes allocated and reserved, now and at the peak.
+
+    The smallest free block that is long enough is taken; what is left of it becomes a free block,
+    from 512 bytes on in small segments and above 1 MiB in large ones; free neighbours are joined.
+    """
+
+    def __init__(self) -> None:
+        self.allocated = self.reserved = self.peak_allocated = self.peak_reserved = 0
+        self._end = 0
+        self._at: dict[int, Block] = {}
+        self._free: dict[bool, list[tuple[int, int]]] = {True: [], False: []}  # size, place
+
+    def take(self, count: int) -> Block:
+        """Return a block for a tensor of `count` bytes."""
+        size = max(round_up(count, SMALLEST), SMALLEST)
+        pool = self._free[size <= SMALL]
+        index = bisect_left(pool, (size, -1))
+        block = self._segment(size) if index == len(pool) else self._at[pool.pop(index)[1]]
+        left = block.size - size
+        if left >= SMALLEST if block.small else left > SMALL:
+            rest = Block(block.at + size, left, block.small, before=block, behind=block.behind)
+            if rest.behind is not None:
+                rest.behind.before = rest
+            block.behind, block.size = rest, size
+            self._at[rest.at] = rest
+            insort(self._free[rest.small], (left, rest.at))
+        block.used = True
+        self.allocated += block.size
+        self.peak_allocated = max(self.peak_allocated, self.allocated)
+        return block
+
+    def give(self, block: Block) -> None:
+        """Take a block back, and join it with its free neighbours."""
+        block.used = False
+        self.allocated -= block.size
+        for other in (block.before, block.behind):
+            if other is not None and not other.used:
+                self._free[other.small].remove((other.size, other.at))
+                first, second = (other, block) if other is block.before else (block, other)
+                first.size, first.behind = first.size + second.size, second.behind
+                if first.behind is not None:
+                    first.behind.before = first
+                del self._at[second.at]
+                block = first
+        insort(self._free[block.small], (block.size, block.at))
+
+    def begin_peaks(self) -> None:
+        """Let both peaks begin anew."""
+        self.peak_allocated, self.peak_reserved = self.allocated, self.reserved
+
+    def _segment(self, size: int) -> Block:
+        small = size <= SMALL
+        large = LARGE_SEGMENT if size < OWN_SEGMENT else round_up(size, 2 * MIB)
+        block = Block(self._end, SMALL_SEGMENT if small else large, small)
+        self._end += block.size + 1  # so that no segment is another's neighbour
+        self._at[block.at] = block
+        self.reserved += block.size
+        self.peak_reserved = max(self.peak_reserved, self.reserved)
+        return block
+
+
+class OnPaper(TorchDispatchMode):
+    """Keeps account, in `blocks`, of every tensor that is made while this is entered."""
+
+    def __init__(self, blocks: Blocks) -> None:
         super().__init__()
-        if held is not None:
-            self.lazy_initialization(*held)
-            self.keys, self.values = held
+        self.blocks = blocks
+        self._held: dict[int, tuple[Any, Any]] = {}
 
-    def take(self, blocks: Any) -> None:
-        """Do without."""
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: tuple = (), named: dict | None = None
+    ) -> Any:
+        named = dict(named or {})
+        with self:  # in inference mode operations arrive whole that are made of others
+            parts = function.decompose(*arguments, **named)
+        if parts is not NotImplemented:
+            return parts
+        given = tensors_in((arguments, named))
+        on_meta = any(tensor.is_meta for tensor in given)
+        if named.get("device") is not None:  # numbers without values stay on the meta device
+            asked = named.get("dtype") or (given[0].dtype if given else None)
+            place = torch.device(named["device"]).type
+            with_values = given and asked in WITH_VALUES
+            named["device"] = "meta" if on_meta else "cpu" if with_values else place
+        if on_meta:
+            arguments, named = tree_map(to_meta, (arguments, named))
+        before = {storage_of(tensor) for tensor in tensors_in((arguments, named))}
+        made = function(*arguments, **named)
+        if not given and isinstance(made, torch.Tensor) and made.dtype in WITH_VALUES:
+            made = function(*arguments, **{**named, "device": "cpu"})  # such as arange's
+        return tree_map(lambda each: self._seen(each, before), made)
 
-    def hand_over(self) -> Any:
-        """Return keys and values, of which nothing is left here."""
-        pair, self.keys, self.values = (self.keys, self.values), None, None
-        return pair
-
-
-def count(
-    model: str,
-    stored: str,
-    shape: Shape,
-    tokens: Sequence[int],
-    *,
-    rows: int = 1,
-    in_place: bool = True,
-) -> list[Count]:
-    """Load a model on paper, ask it for answers of so many tokens, and return all peaks."""
-    ours = preallocated.PreallocatedLayer
-    if not in_place:
-        preallocated.PreallocatedLayer = AnewEachTime
-    try:
-        return _count(model, stored, shape, tokens, rows, in_place)
-    finally:
-        preallocated.PreallocatedLayer = ours
-
-
-def _count(
-    model: str, stored: str, shape: Shape, tokens: Sequence[int], rows: int, in_place: bool
-) -> list[Count]:
-    blocks, picture = Blocks(), open_image(example_picture())
-    llava = load_on_paper(model, shape, STORED[stored], blocks)
-    about_model = {"model": model, "stored": stored, "in_place": in_place, "rows": rows}
-    held = {"allocated": blocks.allocated, "reserved": blocks.peak_reserved}
-    weights = estimate_vram(llava).weights_bytes
-    found = [Count(**about_model, tokens=0, foretold=weights, **held)]
-    with answering(llava, blocks) as ask:
-        for number in tokens:
-            blocks.begin_peaks()
-            answer = ask(picture, QUESTION, number, rows)
-            asked = {"prompt_tokens": answer.prompt_tokens - shape.image_tokens, "batch_size": rows}
-            told = estimate_vram(llava, **asked, max_new_tokens=number)
-            foretold = told.total_bytes - told.parts[CONTEXT]
-            held = {"allocated": blocks.peak_allocated, "reserved": blocks.peak_reserved}
-            found.append(Count(**about_model, tokens=number, foretold=foretold, **held))
-    return found
+    def _seen(self, made: Any, before: set[int]) -> Any:
+        """Count a new tensor; one that shares the memory of another is not new."""
+        if not isinstance(made, torch.Tensor) or storage_of(made) in before:
+            return made
+        if made.is_meta and made.dtype in WITH_VALUES:
+            made = torch.full(made.shape, TOKEN).to(made.dtype)
+        storage = made.untyped_storage()
+        if (made.is_meta or made.dtype in WITH_VALUES) and storage.nbytes():
+            key = storage._cdata
+            if key not in self._held:
+                gone = weakref.ref(storage, lambda _: self.blocks.give(self._held.pop(key)[1]))
+                self._held[key] = (gone, self.blocks.take(storage.nbytes()))
+        return made
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def tensors_in(given: Any) -> list[torch.Tensor]:
+    """Return all tensors in arguments of any kind."""
+    return [leaf for leaf in tree_leaves(given) if isinstance(leaf, torch.Tensor)]
+
+
+def storage_of(tensor: torch.Tensor) -> int:
+    """Return what tells a tensor's memory from another's."""
+    return tensor.untyped_storage()._cdata
+
+
+def to_meta(given: Any) -> Any:
+    """Return a tensor without its numbers."""
+    return given.to("meta") if isinstance(given, torch.Tensor) else given
+
+
+class Linear4bit(torch.nn.Module):
+    """A layer in NF4: its blocks, and what bitsandbytes holds beside a product with it.
+
+    After bitsandbytes' `quantize_4bit` and `_dequant_linear_fallback`.
+    """
+
+    def __init__(self, rows: int, columns: int, blocks: Blocks) -> None:
+        super().__init__()
+        self.rows, self.columns, weights = rows, columns, rows * columns
+        self.scales = weights // NF4_BLOCK
+        half, scales = blocks.take(2 * weights), blocks.take(4 * self.scales)
+        outer = -(-self.scales // NF4_SCALES_PER_FLOAT)
+        # Packed weights, code books, offset, then the scales in a byte each and their scales.
+        for kept in (weights // 2, 4 * 16, 4, 4 * 256, 4 * outer, self.scales):
+            blocks.take(kept)
+        blocks.give(scales)
+        blocks.give(half)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the output; the unpacked weights are held until it is there."""
+        held = []
+        if states.numel() // self.columns > FUSED_TOKENS:
+            of_float = {"dtype": torch.float32, "device": "meta"}
+            held = [torch.empty(self.scales, **of_float) for _ in range(2)]
+            held.append(states.new_empty(self.rows, self.columns))
+        made = states.new_empty(*states.shape[:-1], self.rows)
+        del held
+        return made
+
+
+def load_on_paper(name: str, shape: Any, stored: str | None, blocks: Blocks) -> Llava:
+    """Return a model of this shape, half precision where it is not quantised, its weights in
+    blocks; they come in the order of transformers' loading, one at a time."""
+    config = build_config(shape)
+    processor = processor_for(config)
+    with torch.device("meta"):
+        network = LlavaForConditionalGeneration(config).half()
+    take_weights(network, stored, blocks)
+    return as_llava(network, processor, name, stored)
+
+
+def take_weights(network: Any, stored: str | None, blocks: Blocks) -> None:
+    """Put the weights of a network on the meta device into blocks, the linear layers of its
+    language model in 4 bits if `stored` says so."""
+    modules, weights = dict(network.named_modules()), dict(network.named_parameters())
+    owners = {each: each.rpartition(".")[0] for each in weights if each.endswith(".weight")}
+    quantised = {
+        each: owner
+        for each, owner in owners.items()
+        if stored and "language_model" in each and isinstance(modules[owner], torch.nn.Linear)
+    }
+    # transformers first asks for all at once and gives it back (`caching_allocator_warmup`).
+    sizes = (weight.numel() * (0.5 if each in quantised else 2) for each, weight in weights.items())
+    blocks.give(blocks.take(int(sum(sizes))))
+
+    def place(each: str) -> list[tuple[bool, int, str]]:  # by name, numbers by their value
+        parts = each.split(".")
+        return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+
+    for each in sorted(weights, key=place):
+        if each in quantised:
+            network.set_submodule(quantised[each], Linear4bit(*weights[each].shape, blocks))
+        else:
+            blocks.take(weights[each].nbytes)
+
+
+def attention_fused() -> Any:
+    """Have attention make what it makes on a GPU, its output alone, while this is entered."""
+    return mock.patch.object(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda query, *_, **__: torch.empty_like(query),
     )
-    parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--stored", nargs="+", choices=STORED, default=list(STORED))
-    parser.add_argument("--tokens", nargs="+", type=int, default=[64, ANSWER_TOKENS])
-    parser.add_argument("--rows", type=int, default=1)
-    parser.add_argument("--write", action="store_true", help="keep the figures under results/")
-    return parser.parse_args(arguments)
+
+
+@contextlib.contextmanager
+def as_on_a_gpu(blocks: Blocks) -> Iterator[None]:
+    """Run on paper, with so much VRAM free."""
+    free = mock.patch.object(
+        kv_cache, "free_and_total", lambda device: (FREE - blocks.reserved, FREE)
+    )
+    with attention_fused(), free, OnPaper(blocks):
+        yield
+
+
+def count(model: str, stored: str, tokens: Sequence[int], rows: int) -> list[tuple]:
+    """Load on paper and ask; return (label, foretold, allocated, reserved), in bytes."""
+    blocks, picture = Blocks(), open_image(example_picture())
+    llava = load_on_paper(model, SHAPES[model], STORED[stored], blocks)
+    weights = estimate_vram(llava).weights_bytes
+    found = [(f"{model} {stored}, loaded", weights, blocks.allocated, blocks.peak_reserved)]
+    blocks.take(CUBLAS)
+    for number in tokens:
+        blocks.begin_peaks()
+        with exactly(llava, number), as_on_a_gpu(blocks):
+            answer = llava.ask_batch(
+                [picture] * rows, "Describe this.", batch_size=rows, max_new_tokens=number
+            )[0]
+        if answer.tokens != number:
+            raise RuntimeError(f"{answer.tokens} tokens were made instead of {number}")
+        question = answer.prompt_tokens - SHAPES[model].image_tokens
+        asked = {"prompt_tokens": question, "batch_size": rows, "max_new_tokens": number}
+        told = estimate_vram(llava, **asked)
+        foretold = told.total_bytes - told.parts[CONTEXT]
+        label = f"{model} {stored}, {rows} x {number:,} tokens"
+        found.append((label, foretold, blocks.peak_allocated, blocks.peak_reserved))
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Count, print, and return 1 if a bar is missed."""
-    options = parse(arguments)
-    ways = [{"rows": options.rows, "in_place": in_place} for in_place in (True, False)]
-    cases = [(model, stored, ways[0]) for model in options.models for stored in options.stored]
-    cases += [(model, "4bit", ways[1]) for model in options.models if "4bit" in options.stored]
-    with ProcessPoolExecutor(max_workers=2) as pool:
-        waiting = [
-            pool.submit(count, model, stored, SHAPES[model], options.tokens, **ways)
-            for model, stored, ways in cases
-        ]
-        counts = [each for done in waiting for each in done.result()]
-    text = markdown(counts)
-    print(text)
-    if options.write:
-        stem = "vram_on_paper" if options.rows == 1 else f"vram_on_paper_{options.rows}_rows"
-        write_results(stem, text, {"counts": counts})
-    return int(any(not met for *_, met in verdicts(counts)))
+    made = parser(__doc__)
+    made.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
+    made.add_argument("--stored", nargs="+", choices=STORED, default=list(STORED))
+    made.add_argument("--tokens", nargs="+", type=int, default=[64, 1024])
+    made.add_argument("--rows", type=int, default=1)
+    options = made.parse_args(arguments)
+    counts = [
+        each
+        for model in options.models
+        for stored in options.stored
+        for each in count(model, stored, options.tokens, options.rows)
+    ]
+    verdicts = [
+        at_most(f"{label}: estimate from what is allocated, %", abs(100 * (told / held - 1)), APART)
+        for label, told, held, _ in counts
+    ]
+    rows = [
+        (label, *(f"{each / GIB:.3f}" for each in sizes), f"{(sizes[2] - sizes[1]) / GIB:.3f}")
+        for label, *sizes in counts
+    ]
+    text = page(
+        "VRAM of LLaVA-1.5, foretold and counted on paper",
+        "No GPU was used: the code runs on tensors without numbers, and their blocks are those of "
+        "torch's allocator, by its rules. Memory in GiB, without CUDA's context.",
+        table(("", "foretold", "allocated", "reserved", "unused"), rows),
+        verdicts=verdicts,
+    )
+    stem = "vram_on_paper" if options.rows == 1 else f"vram_on_paper_{options.rows}_rows"
+    return finish(stem, text, {"counts": counts}, verdicts, options)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from llava_nb.preallocated import Room, cache_with_room
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they import by name
 
-from caching_allocator import Blocks  # noqa: E402
+from vram_on_paper import Blocks  # noqa: E402
 
 pytestmark = pytest.mark.gpu
 MIB = 2**20

@@ -15,9 +15,7 @@ from transformers import AutoModelForImageTextToText
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they import by name
 
-from caching_allocator import Blocks  # noqa: E402
-from model_on_paper import take_weights  # noqa: E402
-from on_paper import OnPaper, attention_fused  # noqa: E402
+from vram_on_paper import Blocks, OnPaper, attention_fused, take_weights  # noqa: E402
 
 from llava_lessons.tiny.build import build_tokenizer
 from llava_nb import catalog, estimate_vram  # noqa: E402

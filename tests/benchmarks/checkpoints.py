@@ -1,0 +1,305 @@
+"""LLaVA models and checkpoints with random weights, of any size: what benchmarks load and ask.
+
+Such a model answers gibberish. A checkpoint comes in two layouts: "original", that of the LLaVA
+authors (zip `.bin` shards, the vision tower in a folder beside it), and "transformers"
+(safetensors, all in one). Names and shapes of weights are taken from a transformers model without
+memory, so that no model is built; a tensor has the same numbers in both layouts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import (
+    CLIPVisionConfig,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaTokenizer,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
+
+from llava_nb import Llava
+from llava_nb.catalog import find
+from llava_nb.loading import device_and_dtype
+from llava_nb.original import expected_shapes
+from llava_nb.processor import build_processor, prompt_style
+from llava_nb.quantise import check_modules, hush_bitsandbytes, settings
+from llava_nb.scales import keep_scales
+from llava_nb.sizes import HALF, Shape, weights_bytes
+from llava_nb.vram.free import large_blocks_apart
+
+PARITY = Path(__file__).parents[1] / "data" / "parity"  # its tokenizer has 640 pieces
+ORIGINAL, CLIP = PARITY / "llava-v1.5-tiny", PARITY / "tiny-clip-vit"
+LAYOUTS, TOWER = ("original", "transformers"), "model.vision_tower."
+SHAPES = {"7b": find("llava-1.5-7b").shape, "13b": find("llava-1.5-13b").shape}
+CONTEXT_TOKENS, HEAD_WIDTH, TOWER_HEAD_WIDTH = 4096, 128, 64  # LLaVA-1.5's
+# The tower is small: what is measured is the language model, which alone is quantised.
+SMALL = Shape(256, 0, 688, 2048, 64, 4, 128, 17)
+LLAMA_WIDTHS, LLAMA_RATIO, FEWEST_LAYERS = (2048, 1024, 512, 256), 2.6875, 8
+SCALE, BLOCK = 8, 64  # 4-bit kernels go by blocks
+# About 100 million parameters in LLaVA-1.5-7B's proportions, the tower 4 % of it, and its 576 image
+# tokens: reading a prompt costs what it costs beside making a token, where 7B would take minutes.
+MID_SIZE = Shape(768, 13, 2048, 704, 256, 5, 1024, 577)
+MID_SIZE_QUICK = Shape(128, 2, 320, 704, 64, 2, 128, 577)
+# From the names in a transformers 5 model to those in the files.
+NAMES = {
+    "original": (
+        (r"^model\.vision_tower\.(vision_model\.)?", "vision_model."),  # in the tower's own file
+        (r"^model\.language_model\.", "model."),
+        (r"^model\.multi_modal_projector\.linear_1\.", "model.mm_projector.0."),
+        (r"^model\.multi_modal_projector\.linear_2\.", "model.mm_projector.2."),
+    ),
+    "transformers": (
+        (r"^model\.vision_tower\.(vision_model\.)?", "vision_tower.vision_model."),
+        (r"^model\.language_model\.", "language_model.model."),
+        (r"^lm_head\.", "language_model.lm_head."),
+        (r"^model\.multi_modal_projector\.", "multi_modal_projector."),
+    ),
+}
+
+
+# --- shapes and settings ------------------------------------------------------------------------
+
+
+def shape_for(size_bytes: int) -> Shape:
+    """Return a shape of about this many bytes in float16, in Llama 7B's proportions.
+
+    The widest of `LLAMA_WIDTHS` that leaves eight layers or more; 20 MB is about the least.
+    """
+    for hidden in LLAMA_WIDTHS:
+        intermediate = BLOCK * round(hidden * LLAMA_RATIO / BLOCK)
+        shape = replace(SMALL, hidden=hidden, intermediate=intermediate)
+        around = weights_bytes(shape, None)
+        layer = weights_bytes(replace(shape, layers=1), None) - around
+        layers = round((size_bytes - around) / layer)
+        if layers >= FEWEST_LAYERS:
+            break
+    return replace(shape, layers=max(layers, 1))
+
+
+def scaled_down(shape: Shape) -> Shape:
+    """Return an eighth of the width and of the layers, with a small tower and few words."""
+    return replace(
+        SMALL,
+        hidden=shape.hidden // SCALE,
+        layers=shape.layers // SCALE,
+        intermediate=BLOCK * round(shape.intermediate / SCALE / BLOCK),
+    )
+
+
+def build_config(shape: Shape) -> LlavaConfig:
+    """Return the config of a LLaVA of this shape, as transformers has it."""
+    vision = CLIPVisionConfig(
+        hidden_size=shape.tower_hidden,
+        intermediate_size=shape.tower_intermediate,
+        num_hidden_layers=shape.tower_layers,
+        num_attention_heads=max(shape.tower_hidden // TOWER_HEAD_WIDTH, 1),
+        image_size=round((shape.tower_positions - 1) ** 0.5) * shape.patch,
+        patch_size=shape.patch,
+    )
+    text = LlamaConfig(
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.hidden // HEAD_WIDTH,
+        vocab_size=shape.vocabulary,
+        max_position_embeddings=CONTEXT_TOKENS,
+        rms_norm_eps=1e-5,
+    )
+    return LlavaConfig(
+        text_config=text,
+        vision_config=vision,
+        image_seq_length=shape.image_tokens,
+        tie_word_embeddings=False,
+    )
+
+
+def write_settings(folder: Path, config: LlavaConfig) -> None:
+    """Write config.json, the tokenizer with a token for pictures, the image processor."""
+    tokenizer = LlamaTokenizer.from_pretrained(ORIGINAL)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.pad_token = tokenizer.unk_token
+    tokenizer.save_pretrained(folder)
+    config.image_token_id = tokenizer.convert_tokens_to_ids("<image>")
+    config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+    config.architectures, config.dtype = ["LlavaForConditionalGeneration"], torch.float16
+    config.save_pretrained(folder)
+    write_pixels(folder, config)
+
+
+def write_original_settings(folder: Path, shape: Shape) -> None:
+    """Write config.json and the tokenizer; the tower is named "tower", beside the folder."""
+    raw = json.loads((ORIGINAL / "config.json").read_text()) | {
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.hidden // HEAD_WIDTH,
+        "num_key_value_heads": shape.hidden // HEAD_WIDTH,
+        "vocab_size": shape.vocabulary,
+        "mm_hidden_size": shape.tower_hidden,
+        "mm_vision_tower": "tower",
+        "_name_or_path": "random",
+    }
+    (folder / "config.json").write_text(json.dumps(raw, indent=1))
+    for name in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(ORIGINAL / name, folder)
+
+
+def write_pixels(folder: Path, config: LlavaConfig) -> None:
+    """Write the image processor's settings, for pictures of the tower's size."""
+    side = config.vision_config.image_size
+    raw = json.loads((CLIP / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps(raw | {"size": side, "crop_size": side})
+    )
+
+
+# --- a model without files ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RandomSlice:
+    """A weight that is made when it is read: what from_pretrained asks of a safetensors slice.
+
+    So it is quantised tensor by tensor and passes through the RAM as from mapped files.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+
+    def __getitem__(self, place: Any) -> torch.Tensor:
+        return random_tensor(self.name, self.shape)[place]
+
+    def get_shape(self) -> list[int]:
+        return list(self.shape)
+
+    def get_dtype(self) -> str:
+        return "F16"
+
+
+def processor_for(config: LlavaConfig) -> Any:
+    """Return the processor of a model with this config."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_settings(Path(folder), config)
+        return build_processor(folder, config)
+
+
+def as_llava(network: Any, processor: Any, name: str, quantization: str | None) -> Llava:
+    """Join a network and its processor to what `load()` returns."""
+    config = network.config
+    network.generation_config = GenerationConfig(
+        bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id
+    )
+    network, style = network.eval().requires_grad_(False), prompt_style(processor)
+    return Llava(network, processor, name=name, quantization=quantization, style=style)
+
+
+def make_random(name: str, shape: Shape, quantization: str | None) -> Llava:
+    """Return a model of this shape, on the freest GPU or on the CPU, stored as load() stores it."""
+    config = build_config(shape)
+    processor = processor_for(config)
+    device, dtype = device_and_dtype()
+    hush_bitsandbytes()
+    weights = {each: RandomSlice(each, size) for each, size in expected_shapes(config).items()}
+    with large_blocks_apart():
+        network = LlavaForConditionalGeneration.from_pretrained(
+            None,
+            config=config,
+            state_dict=weights,
+            dtype=dtype,
+            device_map={"": device},
+            quantization_config=settings(quantization, dtype),
+        )
+    check_modules(network, quantization)
+    if quantization == "4bit":
+        keep_scales(network)
+    return as_llava(network, processor, name, quantization)
+
+
+def make_mid_size(*, quick: bool = False) -> Llava:
+    """Return the model of `MID_SIZE`, unquantised; with `quick` a far smaller one."""
+    return make_random("mid-size", MID_SIZE_QUICK if quick else MID_SIZE, None)
+
+
+# --- a checkpoint on the disk -------------------------------------------------------------------
+
+
+def write_checkpoint(folder: Path, shape: Shape, layout: str, shards: int) -> Path:
+    """Write a checkpoint into `folder`/model, in `layout` and `shards` files; return its folder."""
+    model, config = folder / "model", build_config(shape)
+    model.mkdir(parents=True)
+    weights = expected_shapes(config)
+    if layout == "original":
+        write_original_settings(model, shape)
+        config.vision_config.save_pretrained(folder / "tower")
+        write_pixels(folder / "tower", config)
+        tower = {name: size for name, size in weights.items() if name.startswith(TOWER)}
+        tensors = {
+            renamed(each, layout): random_tensor(each, tower[each]).float() for each in tower
+        }
+        torch.save(tensors, folder / "tower" / "pytorch_model.bin")  # in float32, as OpenAI's is
+        weights = {name: size for name, size in weights.items() if name not in tower}
+    else:
+        write_settings(model, config)
+    stem, suffix = ("pytorch_model", "bin") if layout == "original" else ("model", "safetensors")
+    where, total = {}, 0
+    for number, part in enumerate(split(weights, shards), start=1):
+        several = f"-{number:05}-of-{shards:05}" if shards > 1 else ""
+        file = model / f"{stem}{several}.{suffix}"
+        tensors = {renamed(name, layout): random_tensor(name, size) for name, size in part}
+        if layout == "original":
+            torch.save(tensors, file)
+        else:
+            save_file(tensors, file, metadata={"format": "pt"})
+        where |= dict.fromkeys(tensors, file.name)
+        total += sum(tensor.nbytes for tensor in tensors.values())
+    if shards > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        (model / f"{stem}.{suffix}.index.json").write_text(json.dumps(index, indent=1))
+    return model
+
+
+def renamed(name: str, layout: str) -> str:
+    """Return the name that a weight has in a file of this layout."""
+    for pattern, new in NAMES[layout]:
+        if re.search(pattern, name):
+            return re.sub(pattern, new, name)
+    return name
+
+
+def split(weights: dict[str, tuple[int, ...]], shards: int) -> list[list]:
+    """Cut the weights into `shards` parts of about the same number of bytes."""
+    sizes = [HALF * torch.Size(size).numel() for size in weights.values()]
+    parts: list[list] = [[] for _ in range(shards)]
+    before = 0
+    for each, size in zip(weights.items(), sizes, strict=True):
+        parts[min((before + size // 2) * shards // sum(sizes), shards - 1)].append(each)
+        before += size
+    return parts
+
+
+def weight_file_sizes(folder: Path) -> list[int]:
+    """Return the bytes of every weight file in `folder`."""
+    files = (each for each in folder.iterdir() if each.suffix in (".bin", ".safetensors"))
+    return [file.stat().st_size for file in files]
+
+
+def random_tensor(name: str, size: tuple[int, ...]) -> torch.Tensor:
+    """Return float16 numbers that go with the name: a block of random ones, over and over.
+
+    A new number for every place would take minutes for 13B, and no loader could tell.
+    """
+    count = torch.Size(size).numel()
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    block = torch.randn(min(count, 2**20), generator=generator).mul_(0.02).half()
+    return block.repeat(-(-count // len(block)))[:count].reshape(size).clone()
