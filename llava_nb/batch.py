@@ -13,13 +13,15 @@ is kept of a batch.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 
 from .answer import Answer
+from .collage import several
 from .errors import LlavaNbError, OutOfVramError, PromptError
 from .images import open_image
 from .inputs import context_of, pixels_of
@@ -29,12 +31,10 @@ from .processor import encode
 from .prompts import check_question
 from .rows import Rows
 from .running import call_generate, guarded
-from .settings import Settings, Stop
+from .settings import Settings, Stop, check_batch_size
 from .sizes import Work, activation_bytes, kv_bytes_per_token, shape_of
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from .llava import Llava
 
 SHORT_ANSWER = 128  # tokens; most descriptions are no longer
@@ -58,8 +58,7 @@ def ask_batch(
     stop: Stop | None,
 ) -> list[Answer]:
     """Answer all; see `Llava.ask_batch`."""
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise PromptError(f"batch_size is {batch_size!r}; it is a whole number from 1 on, as 8.")
+    batch_size = check_batch_size(batch_size)
     items = pair_up(images, questions)
     answers: list[Answer | None] = [None] * len(items)
     waiting = sorted(range(len(items)), key=lambda at: _length(llava, items[at]))
@@ -78,24 +77,41 @@ def ask_batch(
     return answers
 
 
-def pair_up(images: Any, questions: str | Sequence[str]) -> list[Item]:
+def pair_up(images: Any, prompts: Any) -> list[Item]:
     """Return each picture with its question; one of either goes with all of the other.
 
-    Raises PromptError if there are two numbers of them, or a question is empty.
+    Raises PromptError if there are two numbers of them, or one of the questions is none.
     """
-    several = isinstance(images, list | tuple)
-    count = len(images) if several else None
+    pictures, questions = several(images), _questions(prompts)
     if isinstance(questions, str):
-        questions = [questions] * (1 if count is None else count)
-    if count is None:
-        images = [images] * len(questions)
-    if len(images) != len(questions):
+        questions = [questions] * (1 if pictures is None else len(pictures))
+    if pictures is None:
+        pictures = [images] * len(questions)
+    if len(pictures) != len(questions):
         raise PromptError(
-            f"There are {len(images)} pictures and {len(questions)} prompts. Give one prompt for "
+            f"There are {len(pictures)} pictures and {len(questions)} prompts. Give one prompt for "
             "each picture, or a single one for all."
         )
-    questions = [check_question(question) for question in questions]
-    return [Item(image, question) for image, question in zip(images, questions, strict=True)]
+    return [Item(*each) for each in zip(pictures, questions, strict=True)]
+
+
+def _questions(prompts: Any) -> str | list[str]:
+    """Return the question for all, or a list of questions, checked."""
+    if isinstance(prompts, Mapping | set | frozenset | bytes | bytearray | Image.Image):
+        return check_question(prompts)  # which says what it is
+    try:
+        given = None if isinstance(prompts, str) else list(prompts)
+    except TypeError:
+        given = None
+    if given is None:
+        return check_question(prompts)
+    questions = []
+    for place, each in enumerate(given, 1):
+        try:
+            questions.append(check_question(each))
+        except PromptError as error:
+            raise PromptError(f"Of {len(given)} prompts, number {place}: {error}") from None
+    return questions
 
 
 def _length(llava: Llava, item: Item) -> int:

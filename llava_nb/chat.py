@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .llava import Llava
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Turn:
     """A question and its answer."""
 
@@ -91,7 +91,8 @@ class Chat:
 
     def prompt_text(self, question: str) -> str:
         """Return the exact text that the model would be given for a question asked now."""
-        return prompt_text(self._llava, self._told(question), int(self._picture is not None))
+        told = self._told(check_question(question))
+        return prompt_text(self._llava, told, int(self._picture is not None))
 
     def ask(
         self,
@@ -107,7 +108,8 @@ class Chat:
         Takes what `Llava.ask` takes and raises what it raises; then nothing is added. When
         the model is full, PromptError says by how much and what to do.
         """
-        stream = self._prepare(question, Settings(max_new_tokens, temperature, top_p))
+        question = check_question(question)
+        stream = self._prepare(question, Settings(max_new_tokens, temperature, top_p, stop))
         answer = run(self._llava, stream, stop)
         self.turns.append(Turn(question, answer))
         return answer
@@ -126,17 +128,19 @@ class Chat:
         The turn is added at the end. Leaving the loop early ends the answer, and what was
         said by then is added.
         """
-        stream = self._prepare(question, Settings(max_new_tokens, temperature, top_p))
+        question = check_question(question)
+        stream = self._prepare(question, Settings(max_new_tokens, temperature, top_p, stop))
         return self._pieces(question, stream, stop)
 
     def _pieces(
-        self, question: str, stream: AnswerStream, stop: Stop | None, *, in_place: bool = False
+        self, question: str, stream: AnswerStream, stop: Stop | None, replaced: Turn | None = None
     ) -> Iterator[str]:
         def work(stream: AnswerStream, either: Stop) -> None:
             answer = run(self._llava, stream, either)
-            if in_place:
-                self.turns.pop()
-            self.turns.append(Turn(question, answer))
+            if replaced is None:
+                self.turns.append(Turn(question, answer))
+            elif replaced in self.turns:  # else it was taken back meanwhile
+                self.turns[self.turns.index(replaced)] = Turn(question, answer)
 
         yield from pieces(stream, work, stop)
 
@@ -156,14 +160,14 @@ class Chat:
         if not self.turns or self.turns[-1].answer.finish == "eos":
             raise PromptError("There is no unfinished answer to go on with: chat.ask(...).")
         started, turn = time.perf_counter(), self.turns.pop()
-        settings = Settings(max_new_tokens, temperature, top_p)
+        settings = Settings(max_new_tokens, temperature, top_p, stop)
         try:
             request = self._request(turn.question)
             ids = torch.cat([request.ids, torch.tensor([turn.answer.ids], dtype=torch.long)], dim=1)
             stream = self._stream(replace(request, ids=ids), settings, started, turn.answer.ids)
         finally:
             self.turns.append(turn)
-        return self._pieces(turn.question, stream, stop, in_place=True)
+        return self._pieces(turn.question, stream, stop, turn)
 
     def undo(self) -> Turn:
         """Take back the last question with its answer, and return them."""
@@ -193,7 +197,6 @@ class Chat:
         return [*((turn.question, turn.answer.text) for turn in turns), (question, None)]
 
     def _prepare(self, question: str, settings: Settings) -> AnswerStream:
-        question = check_question(question)
         started, before = time.perf_counter(), self.forgotten
         request = self._request(question)
         while self._short_of(request, settings) and self.forgotten < len(self.turns):

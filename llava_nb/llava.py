@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from .answer import Answer
-from .errors import ModelError
+from .errors import ModelError, PromptError
 from .images import open_image
 from .inputs import prepare, prompt_text
 from .prefix_cache import PrefixCache
 from .processor import Spelling
-from .prompts import DEFAULT_STYLE
+from .prompts import DEFAULT_STYLE, check_question
 from .running import run
-from .settings import Settings, Stop
+from .settings import Settings, Stop, shown, whole_number
 from .streaming import pieces
 from .vram import register
 from .vram.free import free_vram
@@ -71,7 +71,8 @@ class Llava:
         self.prefixes = PrefixCache()
         self.fast: FastReport | None = None
         self.decoder: FastDecoder | None = None
-        self._busy = threading.Lock()
+        # Taken again by the same thread where `stop.is_set()` asks or closes.
+        self._busy = threading.RLock()
         register(self)
 
     def __repr__(self) -> str:
@@ -113,14 +114,20 @@ class Llava:
         `image_file` is anything that `open_image` takes: a path, a URL, bytes, an upload.
         Warns if the answer was cut off at `max_new_tokens`.
         """
+        question, most = check_question(prompt), Settings(max_new_tokens).max_new_tokens
         picture = open_image(image_file)
-        answer = self.ask(picture, prompt, max_new_tokens=max_new_tokens)
+        answer = self.ask(picture, question, max_new_tokens=most)
         if answer.finish == "limit":
-            warnings.warn(
-                f"The answer stopped at the limit of {max_new_tokens} tokens; "
-                f"caption_image(..., max_new_tokens={2 * max_new_tokens}) gives it more room.",
-                stacklevel=2,
+            why = (
+                f"The answer stopped at the limit of {most} tokens; "
+                f"caption_image(..., max_new_tokens={2 * most}) gives it more room."
             )
+            if answer.tokens < most:
+                why = (
+                    f"The answer stopped after {answer.tokens} tokens: with picture and prompt "
+                    f"that is all that {self.name} holds. A shorter prompt leaves more room."
+                )
+            warnings.warn(why, stacklevel=2)
         return picture, answer.text
 
     def ask(
@@ -141,7 +148,7 @@ class Llava:
 
         Raises ImageError, PromptError or OutOfVramError, each with its repair.
         """
-        settings = Settings(max_new_tokens, temperature, top_p)
+        settings = Settings(max_new_tokens, temperature, top_p, stop)
         return run(self, prepare(self, image, prompt, settings), stop)
 
     def stream(
@@ -159,7 +166,7 @@ class Llava:
         Takes what `ask` takes and raises what `ask` raises, the model's own faults
         included. Leaving the loop early ends the answer.
         """
-        settings = Settings(max_new_tokens, temperature, top_p)
+        settings = Settings(max_new_tokens, temperature, top_p, stop)
         return pieces(prepare(self, image, prompt, settings), partial(run, self), stop)
 
     def ask_batch(
@@ -185,7 +192,7 @@ class Llava:
         """
         from . import batch
 
-        settings = Settings(max_new_tokens, temperature, top_p)
+        settings = Settings(max_new_tokens, temperature, top_p, stop)
         return batch.ask_batch(self, images, prompts, batch_size, settings, stop)
 
     def chat(self, image: Any = None, *, forget_oldest: bool = False) -> Chat:
@@ -215,13 +222,17 @@ class Llava:
         An exception of an earlier cell may still hold the model, so it is let go of too,
         as `free_vram()` does it.
         """
-        self.model = self.processor = self.decoder = None
-        self.prefixes.clear()
+        with self._busy:  # an answer under way in another thread ends first
+            self.model = self.processor = self.decoder = None
+            self.prefixes.clear()
         free_vram()
 
     def prompt_text(self, prompt: str, *, images: int = 1) -> str:
-        """Return the exact text that the model is given for a question."""
-        return prompt_text(self, [(prompt, None)], images)
+        """Return the exact text that the model is given for a question about so many pictures."""
+        number = whole_number(images, lowest=0)
+        if number is None:
+            raise PromptError(f"images is {shown(images)}; it is how many pictures there are.")
+        return prompt_text(self, [(check_question(prompt), None)], number)
 
     def _open(self) -> Any:
         if self.model is None:

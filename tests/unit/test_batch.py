@@ -3,6 +3,8 @@
 import threading
 from random import Random
 
+import numpy as np
+import pandas
 import pytest
 import torch
 
@@ -172,3 +174,29 @@ def test_answers_outgrow_the_room_for_short_ones(exact, monkeypatch):
     monkeypatch.setattr(batch, "free_bytes", lambda device: 0)
     monkeypatch.setattr(batch, "SHORT_ANSWER", 2)
     assert [answer.ids for answer in exact.ask_batch(PICTURES, DESCRIBE)] == alone
+
+
+def test_pictures_may_come_as_any_row_of_them(exact):
+    row = {1: PICTURES[1], 2: PICTURES[2]}
+    array = np.stack([np.asarray(each) for each in row.values()])
+    for images in (row.values(), iter(row.values()), pandas.Series(row), array):
+        assert [each.text for each in exact.ask_batch(images, COUNT)] == ["One.", "Two."]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [({"a.png", "b.png"}, "type set|are a set, .*sorted"), (pandas.DataFrame(), "one column")],
+)
+def test_pictures_without_an_order_are_refused(exact, images, message):
+    with pytest.raises(PromptError, match=message):
+        exact.ask_batch(images, COUNT)
+
+
+def test_half_a_character_hurts_no_other_question(exact):
+    answers = exact.ask_batch(PICTURES[1:3], ["\ud83d", COUNT])
+    assert answers[1].text == "Two."
+
+
+def test_a_prompt_that_is_none_is_named(exact):
+    with pytest.raises(PromptError, match="Of 2 prompts, number 2: There is no prompt"):
+        exact.ask_batch(PICTURES[1:3], [COUNT, None])

@@ -19,3 +19,8 @@ def test_between_them_is_white():
 
 def test_high_pictures_are_made_smaller():
     assert side_by_side([Image.new("RGB", (10, 4000)), RED]).height == HEIGHT
+
+
+def test_a_row_is_never_large_whatever_its_shapes_are():
+    row = side_by_side([Image.new("RGB", (30_000, 10)), Image.new("RGB", (10, 30_000))])
+    assert row.width * row.height < 12_000_000

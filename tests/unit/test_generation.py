@@ -107,9 +107,18 @@ def test_greedy_arguments_name_no_temperature():
         ((2.5, 0.0, None), "max_new_tokens is 2.5"),
         ((5, -1, None), "temperature is -1; take 0"),
         ((5, 0.5, 0), "top_p is 0; take a share"),
+        ((True, 0.0, None), "max_new_tokens is True"),
+        ((5, "warm", None), "temperature is 'warm'"),
+        ((5, float("nan"), None), "temperature is nan"),
+        ((5, 0.0, None, True), r"stop is True; .*threading.Event\(\)"),
         ((5, 0.0, 0.9), "give a temperature as well"),
     ],
 )
 def test_settings_that_mean_nothing(settings, message):
     with pytest.raises(PromptError, match=message):
         Settings(*settings)
+
+
+@pytest.mark.parametrize("same", [(5.0, None, 1), ("5", "0", "1.0"), (5, 1e-300, None)])
+def test_numbers_count_however_they_came(same):
+    assert Settings(*same).arguments == {"do_sample": False} and Settings(*same).max_new_tokens == 5

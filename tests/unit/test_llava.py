@@ -117,7 +117,17 @@ def test_an_empty_prompt(tiny, picture, prompt):
 
 
 @pytest.mark.parametrize(
-    "text", ["안녕하세요?", "Привет", "مرحبا", "🦙🌋", "\x00\ufffe", "</s> <pad> <unk>"]
+    "text",
+    [
+        "half \ud83d a llama",
+        "\ud83e\udd99?",
+        "안녕하세요?",
+        "Привет",
+        "مرحبا",
+        "🦙🌋",
+        "\x00\ufffe",
+        "</s> <pad> <unk>",
+    ],
 )
 def test_any_text_in_any_script_gets_an_answer(tiny, picture, text):
     assert tiny.ask(picture, text, max_new_tokens=8).tokens > 0
@@ -146,3 +156,20 @@ def test_a_model_with_another_template_is_asked_in_its_own(tiny, monkeypatch):
         [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Hi"}]}],
         add_generation_prompt=True,
     )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        (None, "it is None. Ask something"),
+        (open_image(example_picture()), "type Image, which looks like a picture"),
+        (["What?", "Where?"], "type list, not text. .*ask_batch"),
+        (b"What?", "type bytes"),
+        (5, r"a number \(5\), not text"),
+    ],
+)
+def test_what_is_no_question_is_named(tiny, picture, prompt, message):
+    for ask in (tiny.ask, tiny.stream, tiny.caption_image, tiny.ask_batch):
+        if not (ask == tiny.ask_batch and isinstance(prompt, list)):
+            with pytest.raises(PromptError, match=message):
+                ask(picture, prompt)
