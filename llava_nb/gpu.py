@@ -38,6 +38,11 @@ __all__ += ["disk_free_bytes", "free_ram_bytes", "place", "ram_bytes", "recommen
 SUPPORTED = {"transformers": "5.0", "accelerate": "1.1.0", "bitsandbytes": "0.46.1"}
 # Of the compute capability, for NF4: "NVIDIA CUDA" in bitsandbytes' installation guide.
 LOWEST_CAPABILITY = (6, 0)
+MISSING = {
+    "torch": "torch is not installed. Run: bash colab_setup.sh (or: pip install torch)",
+    "bitsandbytes": "bitsandbytes, which 4 and 8 bits need, is missing. "
+    "Run: pip install bitsandbytes",
+}
 PLACES = {"colab": "Google Colab", "kaggle": "Kaggle", "local": "local"}
 GPU_MENUS = {
     "colab": "Runtime > Change runtime type > T4 GPU > Save, then Runtime > Run all",
@@ -141,26 +146,7 @@ class GpuReport:
     @property
     def no_cuda_reason(self) -> str | None:
         """Why nothing runs on a GPU here, without a full stop; None where models would."""
-        torch, gpu = self.versions.get("torch"), self.gpu
-        if gpu is None:
-            return "there is no CUDA GPU"
-        if _unfit(gpu):
-            return _unfit(gpu)
-        if self.torch_sees_gpu:
-            return None
-        if self.versions and torch is None:
-            return f"torch, which would use the {gpu.name}, is not installed"
-        if self.torch_rocm:
-            return f"the installed torch {torch} is for AMD's GPUs and cannot use the {gpu.name}"
-        if self.torch_cuda is None and self.versions:
-            return f"the installed torch {torch} is a CPU build and cannot use the {gpu.name}"
-        if self.driver_too_old:
-            cuda, limit = self.torch_cuda, self.driver_cuda
-            return f"torch {torch} needs CUDA {cuda}, and the driver goes up to CUDA {limit}"
-        if self.torch_sees_gpu is False:
-            why = f" ({self.torch_problem})" if self.torch_problem else ""
-            return f"torch {torch} was asked and cannot use the {gpu.name}{why}"
-        return None
+        return _fault(self)[0] if self.gpu else "there is no CUDA GPU"
 
     def __str__(self) -> str:
         rows = [f"{f'[{mark}]':<7}{label:<15}{text}" for mark, label, text in _rows(self)]
@@ -338,6 +324,39 @@ def _unfit(gpu: Gpu) -> str | None:
     return None
 
 
+def _fault(report: GpuReport) -> tuple[str | None, str]:
+    """Why no model runs on the GPU that is there, or None; and the step that mends it."""
+    torch, name, unfit = report.versions.get("torch"), report.gpu_name, _unfit(report.gpu)
+    if unfit:
+        menu = GPU_MENUS.get(report.place)
+        other = f"Choose another GPU: {menu}" if menu else 'Stay with load("tiny")'
+        older = f", or install a torch for it by {TORCH_COMMANDS}" if report.gpu.problem else ""
+        return unfit, f"{other}{older}."
+    if report.torch_sees_gpu:
+        return None, ""
+    if torch is None:
+        return f"torch, which would use the {name}, is not installed", ""
+    if report.torch_cuda is None:
+        build = "for AMD's GPUs" if report.torch_rocm else "a CPU build"
+        return f"the installed torch {torch} is {build} and cannot use the {name}", (
+            "Run: pip install --force-reinstall torch, then start Python again "
+            f"(on Windows, take the command from {TORCH_COMMANDS})."
+        )
+    if report.driver_too_old:
+        needs, limit = f"torch {torch} needs CUDA {report.torch_cuda}", report.driver_cuda
+        return f"{needs}, and driver {report.driver} goes up to CUDA {limit}", (
+            f"Update the driver from {DRIVERS}, "
+            f"or take the command for an older CUDA version from {TORCH_COMMANDS}."
+        )
+    if report.torch_sees_gpu is False:
+        why = f" ({report.torch_problem})" if report.torch_problem else ""
+        return f"torch {torch} was asked and cannot use the {name}{why}", (
+            "Start Python again (in a notebook, restart its runtime); if that does not help, "
+            f"install torch again by {TORCH_COMMANDS}."
+        )
+    return None, ""
+
+
 def _numbers(version: str) -> tuple[int, ...]:
     """The leading numbers of a version: "2.11.0+cu128" is (2, 11, 0)."""
     found = re.match(r"\d+(?:\.\d+)*", version)
@@ -354,22 +373,17 @@ def _too_old(package: str, version: str) -> str | None:
 def _repairs(report: GpuReport) -> Iterator[str]:
     """The steps for this report, the most important first; none where all is well."""
     yield from _gpu_repairs(report) if report.gpu else _no_gpu_repairs(report)
-    if report.versions and report.versions.get("torch") is None:
-        yield "torch is not installed. Run: bash colab_setup.sh (or: pip install torch)"
-    if report.versions and report.versions.get("bitsandbytes") is None:
-        yield "bitsandbytes, which 4 and 8 bits need, is missing. Run: pip install bitsandbytes"
-    for package, lowest in SUPPORTED.items():
-        version = report.versions.get(package)
-        if version is None or _too_old(package, version) is None:
-            continue
-        fault = f"{package} {version} is older than {lowest}, the oldest that llava_nb supports."
-        if report.place == "colab" and package != "bitsandbytes":
-            yield (
-                f"{fault} Choose Runtime > Change runtime type > Runtime version > Latest, "
-                "then Runtime > Run all."
-            )
-        else:
-            yield f'{fault} Run: pip install "{package}>={lowest}", then start Python again.'
+    for package, version in report.versions.items():
+        if version is None and package in MISSING:
+            yield MISSING[package]
+        elif version and _too_old(package, version):
+            lowest = SUPPORTED[package]
+            step = f'Run: pip install "{package}>={lowest}", then start Python again.'
+            if report.place == "colab" and package != "bitsandbytes":  # which Colab does not have
+                step = "Choose Runtime > Change runtime type > Runtime version > Latest, "
+                step += "then Runtime > Run all."
+            oldest = f"older than {lowest}, the oldest that llava_nb supports"
+            yield f"{package} {version} is {oldest}. {step}"
 
 
 def _no_gpu_repairs(report: GpuReport) -> Iterator[str]:
@@ -396,36 +410,11 @@ def _no_gpu_repairs(report: GpuReport) -> Iterator[str]:
 
 
 def _gpu_repairs(report: GpuReport) -> Iterator[str]:
-    torch, name = report.versions.get("torch"), report.gpu_name
-    free, total = report.vram_free_bytes, report.vram_total_bytes
-    if _unfit(report.gpu):
-        menu = GPU_MENUS.get(report.place)
-        other = f"Choose another GPU: {menu}" if menu else 'Stay with load("tiny")'
-        yield f"No model runs on the {name}: {_unfit(report.gpu)}. {other}." + (
-            f" Or install a torch for it, by the command from {TORCH_COMMANDS}."
-            if report.gpu.problem
-            else ""
-        )
-    elif report.driver_too_old:
-        yield (
-            f"torch was built for CUDA {report.torch_cuda}, and driver {report.driver} goes up to "
-            f"CUDA {report.driver_cuda}. Update the driver from {DRIVERS}, "
-            f"or take the command for an older CUDA version from {TORCH_COMMANDS}."
-        )
-    elif torch and not report.torch_sees_gpu and report.torch_cuda is None:
-        build = "for AMD's GPUs" if report.torch_rocm else "a CPU build"
-        yield (
-            f"The {name} is there, but torch {torch} is {build}. "
-            "Run: pip install --force-reinstall torch, then start Python again "
-            f"(on Windows, take the command from {TORCH_COMMANDS})."
-        )
-    elif torch and report.torch_sees_gpu is False:
-        why = f" ({report.torch_problem})" if report.torch_problem else ""
-        yield (
-            f"torch cannot use the {name}{why}. Start Python again (in a notebook, restart its "
-            f"runtime); if that does not help, install torch again by {TORCH_COMMANDS}."
-        )
+    reason, step = _fault(report)
+    if step:
+        yield f"{reason[0].upper()}{reason[1:]}. {step}"
     # Where another process holds what the smallest model needs, say so.
+    free, total = report.vram_free_bytes, report.vram_total_bytes
     needed = min(model.needs_vram_bytes for model in known_models() if model.hub_id)
     if free is not None and total is not None and free < needed <= total:
         yield (

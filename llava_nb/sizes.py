@@ -40,7 +40,7 @@ SHARE_KEPT_FREE = {"4bit": 1 / 10, "8bit": 1 / 10, None: 1 / 20}
 GPU_WORKING_ROOM, CPU_WORKING_ROOM = GIB // 2, GIB // 2
 
 TILED = ("llava_next", "llava_onevision")  # they cut a picture into tiles beside the whole
-TOLERATED = 1.1  # LLaVA-OneVision shrinks a picture's features from this excess in each direction
+TOLERATED = 1.1  # the excess, in each direction, from which LLaVA-OneVision shrinks features
 USUAL_CONTEXT = 4096  # tokens: LLaVA-1.5's, for a config that does not say
 
 
@@ -53,19 +53,8 @@ def format_gib(count: int | None) -> str:
 class Shape:
     """The sizes of a LLaVA: a language model of Llama's kind, a tower, a two-layer projector.
 
-    The defaults are those of LLaVA-1.5: CLIP ViT-L/14 at 336 pixels, where 24 x 24
-    patches and one class token make 577 positions. Fields have the names of the
-    transformers configurations, shortened.
-
-    `kv_hidden` is the width of all key heads together, which is `hidden` unless query
-    heads share them (grouped-query attention). `tied`: the head is the embeddings once
-    more and takes nothing. `tiles`: into how many pieces, the whole among them, a picture
-    is cut at the most, and `picture_tokens` how many tokens it then is at the most; None is
-    all patches once. `tower_norms` are the norms outside the tower's layers (CLIP has one
-    before and one after, SigLIP one after). `features` is how many of the tower's layers
-    the projector reads side by side, `projector_norm` whether it begins with a norm,
-    `newline` whether there is a vector for the end of each row, and `attention_bias`
-    whether queries, keys and values have one (Qwen2).
+    The defaults are those of LLaVA-1.5: CLIP ViT-L/14 at 336 pixels, where 24 x 24 patches and one
+    class token make 577 positions. Fields have the names of the transformers configs, shortened.
     """
 
     hidden: int
@@ -77,22 +66,21 @@ class Shape:
     tower_intermediate: int = 4096
     tower_positions: int = 577
     patch: int = 14
-    kv_hidden: int | None = None
-    tied: bool = False
-    tiles: int = 1
-    picture_tokens: int | None = None
-    tower_norms: int = 2
-    features: int = 1
-    projector_norm: bool = False
-    newline: bool = False
-    attention_bias: bool = False
+    kv_hidden: int | None = None  # width of all key heads, less than hidden where heads share them
+    tied: bool = False  # the head is the embeddings once more and takes nothing
+    tiles: int = 1  # into how many pieces a picture is cut at the most, the whole among them
+    picture_tokens: int | None = None  # how many tokens that is at the most; None: all patches once
+    tower_norms: int = 2  # outside the tower's layers: CLIP before and after, SigLIP after
+    features: int = 1  # how many of the tower's layers the projector reads side by side
+    projector_norm: bool = False  # whether the projector begins with a norm
+    newline: bool = False  # whether there is a vector for the end of each row
+    attention_bias: bool = False  # whether queries, keys and values have one (Qwen2)
 
     @property
     def image_tokens(self) -> int:
         """Tokens that one picture takes in the prompt, at the most."""
-        if self.picture_tokens is not None:
-            return self.picture_tokens
-        return self.tower_positions - 1  # the patches, without the class token
+        patches = self.tower_positions - 1  # without the class token
+        return patches if self.picture_tokens is None else self.picture_tokens
 
     @property
     def kv_width(self) -> int:
@@ -167,27 +155,23 @@ def _tower(config: PretrainedConfig) -> dict[str, Any]:
 def most_tokens(grid: Any, side: int, patches: int, limit: int | None) -> int:
     """Return the most tokens that the tiles of one picture become, the whole picture not counted.
 
-    `grid` are the sizes, (height, width) in pixels, to which pictures are scaled; a tile is
-    `side` pixels and `patches` patches wide. Where the picture has another form than its size
-    in the grid, rows or columns at the edges are left out; each row ends with one
-    token more. With `limit` (LLaVA-OneVision's "anyres_max_9") what is more than that many
-    tiles is shrunk, from an excess of 1.1 in each direction on.
-
-    This is an upper bound: of some sizes, pictures that would need them get another.
-    Source: `pack_image_features` in transformers' llava_next and llava_onevision.
+    `grid` are the sizes, (height, width) in pixels, to which pictures are scaled; a tile is `side`
+    pixels and `patches` patches wide. An upper bound: of some sizes, pictures that would need them
+    get another. Source: `pack_image_features` in transformers' llava_next and llava_onevision.
     """
     most = 0
     for high, wide in grid:
         for rows, columns in _without_edges(high // side * patches, wide // side * patches):
+            # LLaVA-OneVision ("anyres_max_9") shrinks what is more than that many tiles.
             excess = math.sqrt(rows * columns / (limit * patches**2)) if limit else 0
             if excess > TOLERATED:
                 rows, columns = int(rows // excess), int(columns // excess)
-            most = max(most, rows * (columns + 1))
+            most = max(most, rows * (columns + 1))  # each row ends with one token more
     return most
 
 
 def _without_edges(rows: int, columns: int) -> Iterator[tuple[int, int]]:
-    """Give the sizes that are left when the same is cut off at two opposite edges."""
+    """Give what is left of a size that a picture of another form does not fill."""
     yield from ((rows, columns - cut) for cut in range(0, columns, 2))
     yield from ((rows - cut, columns) for cut in range(2, rows, 2))
 
@@ -226,8 +210,7 @@ def weights_bytes(shape: Shape, quantization: str | None, number: int = HALF) ->
 def needed_vram_bytes(shape: Shape, quantization: str | None, context_tokens: int) -> int:
     """Free VRAM needed for one picture, a question and a long answer, with what is kept free.
 
-    The sum of `vram_parts`, which `estimate_vram` shows one by one. `context_tokens`
-    is the longest prompt and answer together.
+    The sum of `vram_parts`, which `estimate_vram` shows one by one.
     """
     room = max(context_tokens - shape.image_tokens - PROMPT_TOKENS, 1)
     work = Work(new_tokens=min(ANSWER_TOKENS, room))

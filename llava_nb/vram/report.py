@@ -39,28 +39,22 @@ FREE = "hsla(0, 0%, 50%, 0.15)"
 class VramReport:
     """Where the memory is, in bytes; None is unknown.
 
-    `memory` is "VRAM", or "RAM" where no GPU can be used; `owner` is the GPU's name, or
-    "this machine". `allocated_bytes` are in use by this process: by torch's tensors, or
-    in RAM what belongs to the process alone. `reserved_bytes` are what the process has
-    taken: with what torch keeps for later, or in RAM with mapped files. `context_bytes`
-    is CUDA's own, an allowance. `others_bytes` is what is left of the total: other
-    processes. `parts` are the tensors of the loaded model, and what it remembers of
-    pictures. `tokens_that_fit` is what is free, or kept by torch unused, by the KV cache of
-    a token.
+    In VRAM it is torch's tensors that are counted, in RAM what belongs to this process alone.
     """
 
-    memory: str
-    owner: str
+    memory: str  # "VRAM", or "RAM" where the model is not on a GPU
+    owner: str  # the GPU's name, or "this machine"
     total_bytes: int | None
     free_bytes: int | None
-    allocated_bytes: int | None
-    reserved_bytes: int | None
-    context_bytes: int = 0
-    others_bytes: int | None = None
+    allocated_bytes: int | None  # in use by this process
+    reserved_bytes: int | None  # with what torch keeps for later, or in RAM with mapped files
+    context_bytes: int = 0  # CUDA's own, an allowance
+    others_bytes: int | None = None  # what is left of the total: other processes
     model: str | None = None
-    parts: dict[str, int] = field(default_factory=dict, hash=False)
+    parts: dict[str, int] = field(default_factory=dict, hash=False)  # tensors of the loaded model
     kv_bytes_per_token: int | None = None
-    tokens_that_fit: int | None = None
+    tokens_that_fit: int | None = None  # into what is free, or kept by torch unused
+    gpu_beside: bool = False  # torch could use a GPU, and the model is not on it
 
     @property
     def rows(self) -> list[tuple[str, int]]:
@@ -80,9 +74,10 @@ class VramReport:
     def title(self) -> str:
         """What was looked at, in one line."""
         loaded = self.model or "no model loaded"
-        where = f"{self.memory} of {'the ' if self.memory == 'VRAM' else ''}{self.owner}"
-        no_gpu = "" if self.memory == "VRAM" else "; there is no GPU that torch can use"
-        return f"{where}: {loaded}{no_gpu}"
+        if self.memory == "VRAM":
+            return f"VRAM of the {self.owner}: {loaded}"
+        why = "it is not on the GPU" if self.gpu_beside else "there is no GPU that torch can use"
+        return f"RAM of {self.owner}: {loaded}; {why}"
 
     @property
     def room(self) -> str:
@@ -122,8 +117,9 @@ def vram_report(llava: Any = None) -> VramReport:
             about["parts"][REMEMBERED] = engine.prefixes.nbytes
         shape = shape_of(network.config)
         about["kv_bytes_per_token"] = kv_bytes_per_token(shape, network.dtype.itemsize)
-    on_gpu = torch.cuda.is_available() and (network is None or network.device.type == "cuda")
-    report = _on_gpu(network, about) if on_gpu else _in_ram(about)
+    is_gpu = torch.cuda.is_available()
+    on_gpu = is_gpu and (network is None or network.device.type == "cuda")
+    report = _on_gpu(network, about) if on_gpu else _in_ram(about | {"gpu_beside": is_gpu})
     if report.kv_bytes_per_token is None or report.free_bytes is None:
         return report
     unused = report.reserved_bytes - report.allocated_bytes if on_gpu else 0

@@ -265,7 +265,7 @@ def test_gpus_of_several_kinds_are_numbered_as_torch_numbers_them(check):
 def test_a_torch_that_sees_none_is_believed(check):
     report = check(T4, ask=True)
     assert report.torch_sees_gpu is False and recommend(report).model == "tiny"
-    assert "torch cannot use the Tesla T4 (torch.cuda.is_available() is False)" in report.advice[0]
+    assert "cannot use the Tesla T4 (torch.cuda.is_available() is False). Start Python" in report.advice[0]
 
 
 def test_a_torch_that_breaks_on_import_does_not_raise(check, monkeypatch):
@@ -416,7 +416,7 @@ TAKEN = T4 | {"memory": (15 * GIB, 2 * GIB)}
 @pytest.mark.parametrize(
     ("found", "others", "advice"),
     [
-        (T4, {"cuda": None}, "CPU build. Run: pip install --force-reinstall torch"),
+        (T4, {"cuda": None}, "CPU build and cannot use the Tesla T4. Run: pip install --force-reinstall"),
         (T4, {"cuda": "13.0"}, "driver 550.54.15 goes up to CUDA 12.4. Update the driver"),
         (T4, {"versions": {"torch": None}}, "torch is not installed. Run: bash colab_setup.sh"),
         (T4, {"versions": {"bitsandbytes": None}}, "pip install bitsandbytes"),
@@ -516,7 +516,7 @@ def test_a_smaller_choice_says_what_the_larger_needs(check):
         ([T4], {"cuda": None}, "torch 2.11.0+cu128 is a CPU build and cannot use"),
         ([T4], {"versions": {"torch": None}}, "torch, which would use the Tesla T4, is not inst"),
         ([T4], {"ask": True}, "was asked and cannot use the Tesla T4"),
-        ([T4], {"cuda": "13.0"}, "the driver goes up to CUDA 12.4"),
+        ([T4], {"cuda": "13.0"}, "driver 550.54.15 goes up to CUDA 12.4"),
     ],
 )
 def test_without_a_usable_gpu_the_embedded_model_is_recommended(check, gpus, others, reason):
