@@ -298,7 +298,9 @@ def _gpu_rows(report: GpuReport) -> Iterator[tuple[str, str, str]]:
 def _package_rows(report: GpuReport) -> Iterator[tuple[str, str, str]]:
     built = f"CUDA {report.torch_cuda}" if report.torch_cuda else "CPU build"
     built = f"ROCm {report.torch_rocm}" if report.torch_rocm else built
-    sees = {None: "", True: ", sees the GPU", False: ", sees no GPU"}[report.torch_sees_gpu]
+    sees = {True: ", sees the GPU", False: ", sees no GPU"}.get(report.torch_sees_gpu, "")
+    if report.torch_sees_gpu is None and report.torch_problem:
+        sees = f", {report.torch_problem}"
     for package, version in report.versions.items():
         if version is None:
             yield "FAIL", package, "not installed"
@@ -308,6 +310,11 @@ def _package_rows(report: GpuReport) -> Iterator[tuple[str, str, str]]:
         note = ", ".join(filter(None, (version, is_torch and built + sees, old)))
         is_broken = is_torch and report.gpu and report.no_cuda_reason
         yield ("FAIL" if old or is_broken else "OK"), package, note
+
+
+def _capital(sentence: str) -> str:
+    """Begin a sentence with a capital, unless it begins with the name of a package."""
+    return sentence if sentence.startswith("torch") else sentence[0].upper() + sentence[1:]
 
 
 def _mark(value: object) -> str:
@@ -394,7 +401,7 @@ def _no_gpu_repairs(report: GpuReport) -> Iterator[str]:
         yield f"{problem}. Run: pip install nvidia-ml-py, then start Python again."
     elif problem not in (NO_DRIVER, NO_GPU):
         yield (
-            f"The GPU cannot be used: {problem}. Restart the machine; if that does not help, "
+            f"{_capital(problem)}. Restart the machine; if that does not help, "
             f"install the driver again from {DRIVERS}."
         )
     elif report.place in GPU_MENUS:
@@ -403,7 +410,7 @@ def _no_gpu_repairs(report: GpuReport) -> Iterator[str]:
         yield f"torch {report.versions.get('torch')} is for AMD's GPUs (ROCm) and finds none."
     else:
         yield (
-            f"{problem[0].upper()}{problem[1:]}. With an NVIDIA GPU in this machine, install the "
+            f"{_capital(problem)}. With an NVIDIA GPU in this machine, install the "
             f"driver from {DRIVERS} and restart; without one, open the notebook in "
             'Colab and choose a T4 GPU, or stay with the embedded model: load("tiny").'
         )
@@ -412,7 +419,7 @@ def _no_gpu_repairs(report: GpuReport) -> Iterator[str]:
 def _gpu_repairs(report: GpuReport) -> Iterator[str]:
     reason, step = _fault(report)
     if step:
-        yield f"{reason[0].upper()}{reason[1:]}. {step}"
+        yield f"{_capital(reason)}. {step}"
     # Where another process holds what the smallest model needs, say so.
     free, total = report.vram_free_bytes, report.vram_total_bytes
     needed = min(model.needs_vram_bytes for model in known_models() if model.hub_id)

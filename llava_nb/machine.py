@@ -86,7 +86,7 @@ def read_gpus(ask_torch: bool) -> Gpus:
     except TimeoutError as error:  # torch would hang too
         return Gpus(gpu_problem=str(error), torch_cuda=cuda, torch_rocm=rocm)
     except Exception as error:
-        problem = f'the NVIDIA driver says "{_homeless(error)}"'
+        problem = f"asking the NVIDIA driver failed ({_homeless(error)})"
         is_missing = type(error).__name__ in NO_DRIVER_ERRORS
         found = Gpus(gpu_problem=NO_DRIVER if is_missing else problem)
     found = replace(found, torch_cuda=cuda, torch_rocm=rocm)
@@ -107,16 +107,19 @@ def read_gpus(ask_torch: bool) -> Gpus:
         return replace(found, torch_sees_gpu=False, torch_problem=problem)
 
 
-_waiting: dict[str, threading.Thread] = {}  # by whom the answer is waited for
+_given_up: dict[str, threading.Thread] = {}  # by who did not answer; they may still hang
 
 
 def _in_time(who: str, ask: Callable[[], T], end: float) -> T:
     """Return what `ask` returns, or raise TimeoutError when the clock is at `end`.
 
     In a thread, because a call that hangs in a driver cannot be ended: a process would not die of
-    a kill either, it waits in the kernel. The thread does not keep Python from ending, and as long
-    as it hangs no other is started.
+    a kill either, it waits in the kernel. The thread does not keep Python from ending. As long as
+    one hangs, no other is started.
     """
+    no_answer = f"{who} gave no answer in {LIMIT_SECONDS:g} s"
+    if who in _given_up and _given_up[who].is_alive():
+        raise TimeoutError(no_answer)
     answer: list[Any] = []
 
     def work() -> None:
@@ -125,12 +128,12 @@ def _in_time(who: str, ask: Callable[[], T], end: float) -> T:
         except BaseException as error:
             answer.append(error)
 
-    if who not in _waiting or not _waiting[who].is_alive():
-        thread = _waiting[who] = threading.Thread(target=work, daemon=True)
-        thread.start()
-        thread.join(max(end - time.monotonic(), 0.1))
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(max(end - time.monotonic(), 0.1))
     if not answer:
-        raise TimeoutError(f"{who} gave no answer in {LIMIT_SECONDS:g} s")
+        _given_up[who] = thread
+        raise TimeoutError(no_answer)
     if isinstance(answer[0], BaseException):
         raise answer[0]
     return answer[0]
@@ -144,8 +147,9 @@ def _by_driver() -> Gpus:
         return Gpus(gpu_problem=NO_PACKAGE)
     pynvml.nvmlInit()
     try:
-        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
-        gpus = [_by_nvml(pynvml, index, handle) for index, handle in enumerate(handles)]
+        count = pynvml.nvmlDeviceGetCount()
+        gpus = [_by_nvml(pynvml, index, count) for index in range(count)]
+        gpus = [gpu for gpu in gpus if gpu is not None]
         cuda = attempt(pynvml.nvmlSystemGetCudaDriverVersion, 0)  # 12040 is 12.4
         visible = _visible(gpus)
         return Gpus(
@@ -158,8 +162,17 @@ def _by_driver() -> Gpus:
         attempt(pynvml.nvmlShutdown, None)
 
 
-def _by_nvml(nvml: Any, index: int, handle: Any) -> Gpu:
-    """What NVML tells of one GPU; each fact may be missing, memory on unified memory above all."""
+def _by_nvml(nvml: Any, index: int, count: int) -> Gpu | None:
+    """What NVML tells of one GPU; each fact may be missing, memory on unified memory above all.
+
+    None for one that is lost, as long as there are others. Raises what NVML raises.
+    """
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    except Exception:
+        if count > 1:
+            return None
+        raise
     memory = attempt(lambda: nvml.nvmlDeviceGetMemoryInfo(handle), None)
     if attempt(lambda: nvml.nvmlDeviceGetMigMode(handle)[0], 0):
         memory = None  # that of the whole; CUDA sees a part of it
