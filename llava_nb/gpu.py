@@ -19,6 +19,7 @@ from .machine import (
     NO_GPU,
     NO_PACKAGE,
     Gpu,
+    Gpus,
     attempt,
     disk_free_bytes,
     dotted,
@@ -80,25 +81,14 @@ class Recommendation:
 
 
 @dataclass(frozen=True)
-class GpuReport:
+class GpuReport(Gpus):
     """What `check_gpu` found. Memory in bytes; None is unknown or missing.
 
-    `gpus` are those that CUDA_VISIBLE_DEVICES leaves; `gpu_problem` says why there are
-    none. `driver_cuda` is the newest CUDA version the driver supports, `torch_cuda`
-    the one torch was built for, None for a CPU build and for ROCm (`torch_rocm`).
-    `torch_sees_gpu` is None unless torch was asked and answered; `torch_problem` says why it does
-    not see one. `str()` is text for a bug report: no names, paths, tokens or environment.
+    The GPUs, the driver and torch are those of `machine.Gpus`. `str()` is text for a bug report: no
+    names, paths, tokens or environment.
     """
 
     place: str = "local"
-    gpus: tuple[Gpu, ...] = ()
-    gpu_problem: str | None = None
-    driver: str | None = None
-    driver_cuda: str | None = None
-    torch_cuda: str | None = None
-    torch_rocm: str | None = None
-    torch_sees_gpu: bool | None = None
-    torch_problem: str | None = None
     ram_total_bytes: int | None = None
     ram_available_bytes: int | None = None
     disk_free_bytes: int | None = None

@@ -28,41 +28,34 @@ HIDDEN = "CUDA_VISIBLE_DEVICES hides every GPU"
 NO_DRIVER_ERRORS = ("NVMLError_LibraryNotFound", "NVMLError_DriverNotLoaded")
 PACKAGES = "torch transformers accelerate bitsandbytes ipywidgets pillow requests".split()
 PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
+JETSON = Path("/etc/nv_tegra_release")  # its driver has NVML in newer releases only
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU. `index` is torch's number for it; memory in bytes; None is unknown.
+    """A GPU. Memory in bytes; None is unknown."""
 
-    `capability` is NVIDIA's compute capability, such as (7, 5). `problem` says why torch has no
-    code for it, None where it has or was not asked.
-    """
-
-    index: int
+    index: int  # torch's number for it
     name: str
-    capability: tuple[int, int] | None
+    capability: tuple[int, int] | None  # NVIDIA's compute capability, such as (7, 5)
     total_bytes: int | None
     free_bytes: int | None
-    problem: str | None = None
+    problem: str | None = None  # why torch has no code for it
     uuid: str = field(default="", repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class Gpus:
-    """The visible GPUs, the driver's version and the newest CUDA for it, and why there is no more.
+    """The GPUs, and what the driver and torch are to them; None is unknown or missing."""
 
-    `torch_cuda` and `torch_rocm` are the versions that torch was built for. `torch_sees_gpu` is
-    None unless torch was asked and answered.
-    """
-
-    gpus: tuple[Gpu, ...] = ()
-    gpu_problem: str | None = None
-    driver: str | None = None
-    driver_cuda: str | None = None
-    torch_cuda: str | None = None
-    torch_rocm: str | None = None
-    torch_sees_gpu: bool | None = None
-    torch_problem: str | None = None
+    gpus: tuple[Gpu, ...] = ()  # those that CUDA_VISIBLE_DEVICES leaves
+    gpu_problem: str | None = None  # why there are none
+    driver: str | None = None  # its version
+    driver_cuda: str | None = None  # the newest CUDA version that the driver supports
+    torch_cuda: str | None = None  # the one that torch was built for
+    torch_rocm: str | None = None  # and for AMD's GPUs; both are None for a CPU build
+    torch_sees_gpu: bool | None = None  # None unless torch was asked and answered
+    torch_problem: str | None = None  # why torch does not see one
 
 
 def attempt(probe: Callable[[], T], otherwise: T) -> T:
@@ -77,7 +70,8 @@ def read_gpus(ask_torch: bool) -> Gpus:
     """Ask the driver for the GPUs, and torch where that leaves a gap, or if asked to.
 
     Gaps: memory unknown (unified memory, a GPU in parts), GPUs of several kinds, which CUDA numbers
-    in an order of its own, and AMD's GPUs. Does not raise, and waits `LIMIT_SECONDS` at the most.
+    in an order of its own, a Jetson without NVML, and AMD's GPUs. Does not raise, and waits
+    `LIMIT_SECONDS` at the most.
     """
     end = time.monotonic() + LIMIT_SECONDS
     cuda, rocm = attempt(torch_build, (None, None))
@@ -92,6 +86,7 @@ def read_gpus(ask_torch: bool) -> Gpus:
     found = replace(found, torch_cuda=cuda, torch_rocm=rocm)
     unknown = any(None in (gpu.capability, gpu.total_bytes, gpu.free_bytes) for gpu in found.gpus)
     is_gap = unknown or len({gpu.name for gpu in found.gpus}) > 1
+    is_gap = is_gap or (found.gpu_problem == NO_DRIVER and JETSON.exists())
     if not (ask_torch or is_gap or rocm):
         return found
     left = end - time.monotonic()
@@ -236,33 +231,33 @@ def _by_torch(torch: Any, found: Gpus) -> Gpus:
     The driver's memory was read before torch's CUDA context took its share, and reading it from
     torch would make that context on every GPU.
     """
-    if not torch.cuda.is_available():
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
         problem = "torch.cuda.is_available() is False"
         return replace(found, torch_sees_gpu=False, torch_problem=problem)
-    gpus = tuple(_of_torch(torch, i, found.gpus) for i in range(torch.cuda.device_count()))
-    problem = None if gpus else found.gpu_problem
-    gpus = gpus or found.gpus
-    return replace(found, gpus=gpus, gpu_problem=problem, torch_sees_gpu=True)
+    gpus = tuple(_of_torch(torch, index, found.gpus) for index in range(count))
+    return replace(found, gpus=gpus, gpu_problem=None, torch_sees_gpu=True)
 
 
 def _of_torch(torch: Any, index: int, by_driver: tuple[Gpu, ...]) -> Gpu:
     cuda = torch.cuda
-    name = attempt(lambda: plain(cuda.get_device_name(index)), "GPU")
+    name = attempt(lambda: plain(cuda.get_device_name(index)), None)
     uuid = attempt(lambda: f"GPU-{cuda.get_device_properties(index).uuid}", "")
     same = [gpu for gpu in by_driver if uuid == gpu.uuid and uuid]
-    same += [gpu for gpu in by_driver[index : index + 1] if gpu.name == name]
-    total, free = (same[0].total_bytes, same[0].free_bytes) if same else (None, None)
+    same += [gpu for gpu in by_driver[index : index + 1] if name in (None, gpu.name)]
+    known = same[0] if same else Gpu(index, "GPU", None, None, None)
+    total, free = known.total_bytes, known.free_bytes
     if None in (total, free):
         by_torch = attempt(lambda: cuda.mem_get_info(index), (None, None))
         size = attempt(lambda: cuda.get_device_properties(index).total_memory, None)
         total, free = _sound(by_torch[1] or total or size, by_torch[0])
     capability = attempt(lambda: tuple(cuda.get_device_capability(index)), None)
-    problem = None
+    capability, problem = capability or known.capability, None
     if torch.version.hip:
         capability = None  # AMD's own numbers, which say nothing of NVIDIA's units
     elif capability:
         problem = _no_code(attempt(cuda.get_arch_list, []), capability)
-    return Gpu(index, name, capability, total, free, problem, uuid)
+    return Gpu(index, name or known.name, capability, total, free, problem, uuid)
 
 
 def _no_code(built: list[str], capability: tuple[int, int]) -> str | None:

@@ -253,6 +253,17 @@ def test_the_total_is_known_where_torch_does_not_tell_what_is_free(check):
     assert (report.vram_total_bytes, report.vram_free_bytes) == (120 * GIB, None)
 
 
+def test_a_jetson_without_the_drivers_library_is_found(check, monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "JETSON", tmp_path)
+    orin = {"name": "Orin", "capability": (8, 7), "memory": (61 * GIB, 50 * GIB)}
+    assert recommend(check(torch_gpus=[orin])).model == "llava-1.5-13b"
+
+
+def test_what_torch_cannot_tell_is_the_drivers(check):
+    silent = {"name": "Tesla T4", "capability": None, "memory": None}
+    assert check(T4, torch_gpus=[silent], ask=True).gpu == check(T4).gpu
+
+
 def test_torch_alone_is_enough(check):
     report = check(torch_gpus=[T4], ask=True)
     assert report.gpu_name == "Tesla T4" and report.gpu_problem is None
