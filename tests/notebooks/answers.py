@@ -2,8 +2,8 @@
 
 An answer stands in <details> under its exercise. It may hold fenced `python` blocks, and right
 after one a fenced `text` block with exactly what it shows: what is printed, and the value of its
-last expression. What differs from run to run is masked as nbval does it (sanitize.cfg).
-Not covered: figures, progress bars and warnings, which no text block can show.
+last expression; not figures, progress bars and warnings. What differs from run to run is masked as
+nbval does it (sanitize.cfg).
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """Keeps the tests and the notebooks off the network.
 
-Covered: Python's sockets and name look-ups, in this process (`install`) and, through
+It stands before Python's sockets and name look-ups, in this process (`install`) and, through
 `sitecustomize.py` beside this file, in every Python started from it (`offline_environment`), the
 notebooks' kernels among them. Loopback and Unix sockets work. What is refused looks to the code
-under test like a machine without a network, and is kept in `attempts`.
-Not covered: programs that are not Python, and libraries that bring their own network code;
-HF_HUB_OFFLINE keeps the one such library used here (hf_xet) quiet.
+under test like a machine without a network, and is kept in `attempts`. Libraries that bring their
+own network code go past it; HF_HUB_OFFLINE keeps the one such library used here (hf_xet) quiet.
 """
 
 from __future__ import annotations

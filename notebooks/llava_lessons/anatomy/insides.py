@@ -3,9 +3,7 @@
 Forward hooks keep what the layers give, so nothing of the model is written a second time here.
 The answer is made by `Llava.ask`; then the model reads picture, prompt and answer in one go, which
 gives for each word of the answer the same numbers as when it was chosen.
-
-Covered: `look_inside` and what it returns. LLaVA-1.5 and its like, which see a picture whole: one
-grid of patches. Not covered: models that cut it into tiles, drawing (the modules beside this one).
+It follows LLaVA-1.5 and its like, which see a picture whole, as one grid of patches.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where a word of the answer looked: its attention, laid over the picture.
 
 Attention is what a layer mixes its input by. It shows where information was fetched from, not what
-an answer depends on; for that see `occlusion.py`. Not covered: taking it (`insides.py`).
+an answer depends on; for that see `occlusion.py`.
 """
 
 from __future__ import annotations

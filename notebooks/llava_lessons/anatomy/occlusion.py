@@ -1,8 +1,7 @@
 """What an answer depends on: blank one part of the picture after the other and see what changes.
 
 (Zeiler and Fergus, 2014, did this to networks that name pictures.) Blank is the mean colour of the
-pictures that the vision tower was trained on, which is also what a picture is padded with. Not
-covered: where the model looks (`looking.py`).
+pictures that the vision tower was trained on, which is also what a picture is padded with.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What becomes of a picture before the language model: squared, cut into patches, made features.
-
-Not covered: where the tensors come from (`insides.py`).
-"""
+"""What becomes of a picture before the language model: squared, cut into patches, made features."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Tokens: the prompt as the model reads it, the likeliest next words, the answer as it grows.
-
-Not covered: where the tensors come from (`insides.py`), pictures (`sight.py`, `looking.py`).
-"""
+"""Tokens: the prompt as the model reads it, the likeliest next words, the answer as it grows."""
 
 from __future__ import annotations
 

@@ -4,8 +4,6 @@ Everything is transformers' own: `CLIPVisionModel`, the two-layer projector and
 `LlamaForCausalLM` inside `LlavaForConditionalGeneration`, a byte-level tokenizer
 and `LlavaProcessor`. The shape follows LLaVA-1.5 in small: patches of 14 pixels,
 the features of the last layer but one, the `vicuna_v1` conversation.
-
-Not covered: training (`tower.py`, `language.py`, `train.py`).
 """
 
 from __future__ import annotations

@@ -7,8 +7,6 @@ trained so named the shapes of held-out pairs rightly in 82 to 93 % of questions
 tell them in 99 %. Left out of the comparison, the word is pushed neither up nor down. Only
 the last stage does so: in a run that did from the start, questions about two things were
 learnt far later (the card has the figures).
-
-Not covered: the same for the tower (`tower.py`), the loss itself (`language.py`).
 """
 
 from __future__ import annotations

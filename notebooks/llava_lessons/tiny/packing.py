@@ -4,8 +4,6 @@ A batch row is one picture and several short conversations about it: the picture
 tokens stand once, each conversation sees them and itself, and its positions go on from
 the picture's. So the model sees exactly what it would see in a conversation of its own,
 at a quarter of the price. Labels are on the answers alone.
-
-Not covered: the loss and the stages (`language.py`).
 """
 
 from __future__ import annotations

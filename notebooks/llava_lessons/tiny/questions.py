@@ -3,9 +3,6 @@
 Each kind of question is a small function that picks something to ask about, or
 nothing where the scene leaves no question with one answer. The wording comes from
 `phrasings.py`. Answers are exact: they are compared character by character.
-
-Covered: `ask` for one question, `KINDS`. Not covered: turning text into tokens
-(`packing.py`), scoring (`evaluate.py`).
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 A model that only sees the forty named pairs, five of them held out, learns to read a
 shape off its colour. So many training pictures are recoloured: their things take any
 colour that stands out, half of them fading into a second one, and half of the
-backgrounds take any colour too. Not covered: when this happens (`tower.py`,
-`packing.py`), and pictures with names for their colours (`scenes.py`).
+backgrounds take any colour too.
 """
 
 from __future__ import annotations

@@ -7,10 +7,6 @@ from a seeded generator: the same seed gives the same scene.
 
 Lengths are fractions of the picture's longer side, so that a scene can be drawn
 at any size; x grows to the right and y downwards.
-
-Covered: sampling a scene, drawing it, and one mask for each thing. Not covered:
-what is asked about a scene (`questions.py`) and how a model learns it
-(`train.py`).
 """
 
 from __future__ import annotations
