@@ -56,9 +56,10 @@ def fetch(
     """Fetch `url`; the options are those of `images.open_image`. Raises ImageError only."""
     import requests
 
-    ends, hop = time.monotonic() + timeout, url
+    timeout, hop = min(float(timeout), 1e6), url  # a socket takes no more than some years
+    ends = time.monotonic() + timeout
     try:
-        for _ in range(max_redirects + 1):
+        for _ in range(int(max_redirects) + 1):
             # A session a hop: no cookie goes from one address to the next.
             with requests.Session() as session:
                 request = requests.Request("GET", hop, headers=_headers()).prepare()

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from PIL import Image
+from PIL import Image, ImageFile
 
+from . import pixels
 from .download import MAX_BYTES, MAX_REDIRECTS, TIMEOUT, Content, fetch
 from .errors import ImageError, LlavaNbError, plain
-from .pixels import MAX_PIXELS, decode, from_array, from_pil
+from .pixels import MAX_PIXELS, from_array
 
 TAKEN = (
     "a path, an http(s) address, bytes, a data URI, a PIL image, a numpy array, "
@@ -67,7 +68,7 @@ def open_image(
     """
     limits = {"max_bytes": max_bytes, "max_pixels": max_pixels, "timeout": timeout}
     for name, value in {**limits, "max_redirects": max_redirects}.items():
-        if not isinstance(value, Real) or not math.isfinite(value) or value < 0:
+        if not isinstance(value, Real) or not 0 <= value < math.inf:
             raise ImageError(f"{name} is {plain(repr(value), 60)}: give a number from 0 on.")
     try:
         if isinstance(source, Image.Image):
@@ -304,6 +305,140 @@ def _not_taken(value: object) -> str:
     elif hasattr(value, "value"):
         hint = " Of a widget give widget.value."
     return f"open_image cannot use {_kind(value)}: give {TAKEN}.{hint}"
+
+
+# Decoding: from the bytes of a file, or a PIL image, to upright RGB.
+
+
+def decode(
+    data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, content_type: str = ""
+) -> Image.Image:
+    """Decode a file's bytes to upright RGB; `name` says in messages what they are.
+
+    What fails as it is is tried again without its text, profiles and EXIF: only damaged pixels
+    refuse a picture. Raises ImageError.
+    """
+    looks: list[tuple[str, bool]] = []  # what Pillow took it for, and whether it has no decoder
+    causes: list[Exception] = []
+
+    def check(picture: ImageFile.ImageFile) -> None:
+        looks.append((picture.format, isinstance(picture, ImageFile.StubImageFile)))
+        pixels.check_pixels(picture.size, name, max_pixels, picture.format)
+
+    with pixels.pillow_settings(max_pixels):
+        for load in (pixels.load, pixels.load_without_side_data, pixels.load_jpeg_without_end):
+            try:
+                picture, sixteen_bits = load(data, check)
+                break
+            except ImageError:
+                raise
+            except Image.DecompressionBombError as error:  # Pillow names the number of pixels
+                number = max(map(int, re.findall(r"\d+", str(error))), default=0)
+                raise ImageError(pixels.too_large(number, name, max_pixels)) from error
+            except Exception as error:  # decoders of foreign bytes raise every kind there is
+                causes.append(error.with_traceback(None))  # whose frames hold a whole picture
+        else:
+            if looks:
+                raise ImageError(_not_decoded(name, *looks[0], causes[0])) from causes[0]
+            raise ImageError(_not_a_picture(data, name, content_type)) from causes[0]
+        exif = data if picture.format in ("JPEG", "MPO", "PNG", "WEBP") else b""
+        turn = pixels.turn_of(picture, exif)
+        result = pixels.to_rgb(picture, name, sixteen_bits=sixteen_bits)
+        del picture  # a large one takes as much again to be turned
+        return result if turn is None else result.transpose(turn)
+
+
+def from_pil(picture: Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Return a new picture, upright RGB; `picture` stays as it is. Raises ImageError."""
+    name = "The PIL image"
+    pixels.check_pixels(picture.size, name, max_pixels)
+    with pixels.pillow_settings(max_pixels):
+        unread = bool(getattr(picture, "tile", None))  # a file's pixels are read when asked for
+        try:
+            picture.load()
+        except Exception as error:
+            file = getattr(picture, "fp", None)
+            if "closed" in str(error) or (unread and file is None):
+                raise ImageError(
+                    f"{name} is closed, so its pixels cannot be read. Use it inside its `with` "
+                    "block, or give the path of the file."
+                ) from error
+            try:
+                file.seek(0)
+                data = file.read()
+            except Exception:  # no file, or one that cannot be read again
+                raise ImageError(_not_decoded(name, picture.format, False, error)) from error
+            return decode(data, name, max_pixels=max_pixels)
+        turn = pixels.turn_of(picture)
+        result = pixels.to_rgb(picture, name)
+        return result if turn is None else result.transpose(turn)
+
+
+def _not_decoded(name: str, file_format: str | None, stub: bool, error: Exception) -> str:
+    """The message for a file that Pillow knows but could not decode."""
+    what = f"the {file_format} file" if file_format else "it"
+    if stub:
+        return f"{name}: Pillow knows {what} but has no decoder for it here. Export it as PNG."
+    return (
+        f"{name} cannot be read in full ({plain(error)}): {what} is cut off or damaged, or holds "
+        "pixels in a way that Pillow does not decode. Fetch, save or upload it again."
+    )
+
+
+# Beginnings of files that people give by mistake: (bytes, what it is, the repair).
+_FOREIGN = (
+    (b"%PDF", "a PDF document", "save the picture in it as PNG"),
+    (b"PK\x03\x04", "a ZIP archive", "unpack it and give one picture from it"),
+    (b"\x1f\x8b", "a gzip archive", "unpack it and give the picture inside"),
+    (b"%!PS", "a PostScript (EPS) file, which only another program draws", "export it as PNG"),
+    (b"\xc5\xd0\xd3\xc6", "an EPS file, which only another program draws", "export it as PNG"),
+    (b"\x1aE\xdf\xa3", "a video", "save one frame of it as PNG"),
+    (b"\0\0\x01\xb3", "a video", "save one frame of it as PNG"),
+    (b"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` and give the file again"),
+)
+_PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"8BPS")
+_WEB_PAGE_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body")
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+
+
+def _not_a_picture(data: bytes, name: str, content_type: str) -> str:
+    """The message for bytes that Pillow takes for no picture: what they are, and the repair."""
+    head = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if head.startswith(_WEB_PAGE_STARTS) or b"<html" in head or "html" in content_type:
+        return (
+            f"{name} is a web page, not a picture: open it in a browser, right-click the "
+            "picture, copy the image address, and give that."
+        )
+    if b"<svg" in head or "svg" in content_type:
+        return f"{name} is an SVG drawing, which has no pixels: convert it to PNG and give that."
+    for start, what, repair in _FOREIGN:
+        if data.startswith(start):
+            return f"{name} is {what}, not a picture: {repair}."
+    brand = data[8:12] if data[4:8] == b"ftyp" else b""
+    plugin = ""
+    if brand in _HEIC_BRANDS and "HEIF" not in Image.OPEN:
+        plugin = "a HEIC photo: pip install pillow-heif, call pillow_heif.register_heif_opener()"
+    if data.startswith((b"\xff\n", b"\0\0\0\x0cJXL \r\n\x87\n")) and "JXL" not in Image.OPEN:
+        plugin = "a JPEG XL picture: pip install pillow-jxl-plugin, import pillow_jxl"
+    if plugin:
+        return f"{name} is {plugin} and open it again; or save it as JPEG."
+    if brand and brand not in (*_HEIC_BRANDS, b"avif", b"avis"):
+        return f"{name} is a video, not a picture: save one frame of it as PNG."
+    webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+    if webp or brand or data.startswith(_PICTURE_STARTS):
+        return (
+            f"{name} begins like a picture, but Pillow cannot open it: it is cut off or damaged "
+            f"({len(data):,} bytes), or of a kind that Pillow does not know. Fetch, save or upload "
+            "it again."
+        )
+    about = f", sent as {plain(content_type, 60)}" if content_type else ""
+    text = data[:60].decode("utf-8", "ignore")
+    if text and re.sub(r"[\n\t\r]", "", text).isprintable():
+        about += f', which begins with the text "{plain(text)}"'
+    return (
+        f"{name} is not a picture that Pillow can open ({len(data):,} bytes{about}). Give a JPEG, "
+        "PNG, GIF, WebP, BMP, TIFF or AVIF file."
+    )
 
 
 def data_uri(image: Image.Image, side: int = 320) -> str:

@@ -1,6 +1,5 @@
-"""decode(): from the bytes of a picture's file, or any PIL image or array, to upright 8-bit RGB.
+"""Pixels: decoded whatever else is in their file, turned upright, made RGB of 8 bits.
 
-Only damaged pixels refuse a picture: its text, profiles and EXIF, whatever they hold, do not.
 Sample values are taken as they are, without colour profiles, as LLaVA's own code does.
 """
 
@@ -14,7 +13,7 @@ import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from PIL import Image, ImageFile
@@ -26,82 +25,16 @@ MAX_PIXELS = 100_000_000
 # comes back reduced to at most 16 million (4,000 x 4,000, where a model sees 2,304 x 2,304 at the
 # most), so that opening takes at most 0.5 GiB.
 FULL_PIXELS, REDUCED_PIXELS = 50_000_000, 16_000_000
-# The decoders of these formats hold 16 and 10 bytes a pixel (measured): for them max_pixels is
-# divided, to the same 0.5 GiB. JPEG 2000's holds 19, but can be asked for half the size.
-SHARES = {"WEBP": 3, "AVIF": 2}
+# The decoders of these formats hold 16 and 10 bytes a pixel (measured): of max_pixels they get this
+# share, to the same 0.5 GiB. JPEG 2000's holds 19, but can be asked for half the size.
+SHARES = {"WEBP": 0.3, "AVIF": 0.5}
 JPEG2000_PIXELS = 25_000_000
 # EPS starts another program, Ghostscript; IPTC opens whatever is inside it, so EPS too.
 NOT_OPENED = ("EPS", "IPTC")
 
-_PILLOW = threading.Lock()
+_PILLOW = threading.RLock()
+_ORIENTATION = 0x0112  # a tag of EXIF 2.3 and TIFF 6.0
 _TILE = 1024  # pixels a side: what is converted at a time, so that there is no second copy
-_ORIENTATION = 0x0112  # EXIF 2.3
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-def decode(
-    data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, content_type: str = ""
-) -> Image.Image:
-    """Decode a file's bytes; `name` says in messages what they are. Raises ImageError."""
-    kinds: list[tuple[str, bool]] = []  # what Pillow took it for, and whether it has no decoder
-
-    def check(picture: ImageFile.ImageFile) -> None:
-        kinds.append((picture.format, isinstance(picture, ImageFile.StubImageFile)))
-        _check_pixels(*picture.size, name, max_pixels, picture.format)
-
-    causes = []
-    with _own_settings(max_pixels):
-        for read in (_as_it_is, _without_side_data, _jpeg_without_end):
-            try:
-                picture, sixteen_bits = read(data, check)
-                break
-            except ImageError:
-                raise
-            except Image.DecompressionBombError as error:  # known inside an icon, say
-                raise ImageError(_too_large(_number_in(error), name, max_pixels)) from error
-            except Exception as error:  # decoders of foreign bytes raise every kind there is
-                causes.append(error.with_traceback(None))  # whose frames hold a whole picture
-        else:
-            form, stub = kinds[0] if kinds else ("", False)
-            message = _not_read(data, name, content_type, form, stub, causes[0])
-            raise ImageError(message) from causes[0]
-        turn = _orientation(picture)
-        if turn is None and picture.format in ("JPEG", "MPO", "PNG", "WEBP"):
-            turn = _orientation_in(data)
-        result = _rgb(picture, name, sixteen_bits=sixteen_bits)
-        del picture  # a large one, and turning takes as much again
-        return result.transpose(_TURNS[turn]) if turn in _TURNS else result
-
-
-def from_pil(picture: Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Return a new picture: upright, flattened on white, mode "RGB". `picture` stays as it is."""
-    name = "The PIL image"
-    _check_pixels(*picture.size, name, max_pixels)
-    with _own_settings(max_pixels):
-        waiting = bool(getattr(picture, "tile", None))  # read when it is used, not when opened
-        try:
-            picture.load()
-        except Exception as error:
-            if "closed" in str(error) or (waiting and getattr(picture, "fp", None) is None):
-                raise ImageError(
-                    f"{name} is closed, and its pixels were not read before. Use it inside its "
-                    "`with` block, call picture.load() there, or give the path of the file."
-                ) from error
-            raise ImageError(
-                f"{name} cannot be read in full ({plain(error)}): its file is cut off or damaged, "
-                "or holds pixels in a way that Pillow does not decode. Fetch or save it again."
-            ) from error
-        turn = _orientation(picture)
-        result = _rgb(picture, name)
-        return result.transpose(_TURNS[turn]) if turn in _TURNS else result
 
 
 def from_array(array: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -109,7 +42,7 @@ def from_array(array: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     import numpy
 
     values = numpy.asarray(array)
-    shape = " x ".join(map(str, values.shape)) or "no dimensions"
+    shape = " x ".join(map(str, values.shape)) or "a single number"
     channels = values.shape[2] if values.ndim == 3 else 1
     if values.ndim not in (2, 3) or channels not in (1, 3, 4):
         first = values.ndim == 3 and values.shape[0] in (1, 3, 4)
@@ -117,7 +50,8 @@ def from_array(array: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise ImageError(
             f"The array is {shape}; open_image takes height x width, optionally x 1, 3 or 4{hint}."
         )
-    _check_pixels(values.shape[1], values.shape[0], "The array", max_pixels)
+    size = values.shape[1], values.shape[0]
+    check_pixels(size, "The array", max_pixels)
     if values.ndim == 3 and channels == 1:
         values = values[:, :, 0]
     scale = _array_scale(values)
@@ -127,38 +61,37 @@ def from_array(array: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         part = scale(values[top:bottom, left:right])
         return _flat(Image.fromarray(numpy.ascontiguousarray(part)))
 
-    return _assembled((values.shape[1], values.shape[0]), tile)
+    return _assembled(size, tile)
 
 
 # Limits and Pillow's own switches.
 
 
-def _check_pixels(
-    width: int, height: int, name: str, max_pixels: int, form: str | None = None
+def check_pixels(
+    size: tuple[int, int], name: str, max_pixels: int, file_format: str | None = None
 ) -> None:
+    """Raise ImageError for a picture without pixels, or with more than the limit."""
+    width, height = size
     if width < 1 or height < 1:
         raise ImageError(f"{name} has no pixels ({width} x {height}): give another picture.")
-    if width * height > max_pixels // SHARES.get(form, 1):
-        raise ImageError(_too_large(width * height, name, max_pixels, form))
+    share = SHARES.get(file_format, 1)
+    if width * height > max_pixels * share:
+        raise ImageError(too_large(width * height, name, max_pixels, file_format))
 
 
-def _too_large(pixels: int, name: str, max_pixels: int, form: str | None = None) -> str:
-    share = SHARES.get(form, 1)
-    why = f" for {form}, which takes more memory to decode" if share > 1 else ""
+def too_large(pixels: int, name: str, max_pixels: int, file_format: str | None = None) -> str:
+    """The message for a picture of more pixels than the limit."""
+    share = SHARES.get(file_format, 1)
+    why = f" for {file_format}, which takes more memory to decode" if share < 1 else ""
     return (
-        f"{name} has {pixels / 1e6:.1f} megapixels; the limit is {max_pixels / share / 1e6:.4g}"
+        f"{name} has {pixels / 1e6:.1f} megapixels; the limit is {max_pixels * share / 1e6:.4g}"
         f"{why}. Save it smaller, or, if you trust it, call open_image(..., "
-        f"max_pixels={pixels * share:_}) and use the result."
+        f"max_pixels={math.ceil(pixels / share):_}) and use the result."
     )
 
 
-def _number_in(error: Exception) -> int:
-    """How many pixels Pillow's own refusal names."""
-    return max(map(int, re.findall(r"\d+", str(error))), default=0)
-
-
 @contextmanager
-def _own_settings(max_pixels: int) -> Iterator[None]:
+def pillow_settings(max_pixels: int) -> Iterator[None]:
     """Pillow with its global switches as needed here, and put back afterwards.
 
     LOAD_TRUNCATED_IMAGES, which many notebooks set, would return a half-grey picture. Pillow's own
@@ -177,10 +110,10 @@ def _own_settings(max_pixels: int) -> Iterator[None]:
 
 # Decoding: as it is; without what is not pixels; and a JPEG that ends before its end marker.
 
-_Check = Callable[[ImageFile.ImageFile], None]
+Check = Callable[[ImageFile.ImageFile], None]
 
 
-def _as_it_is(data: bytes, check: _Check) -> tuple[Image.Image, bool]:
+def load(data: bytes, check: Check) -> tuple[Image.Image, bool]:
     """Return the decoded picture, and whether its file has 16 bits a colour, now cut to 8."""
     formats = [known for known in Image.OPEN if known not in NOT_OPENED]
     picture = Image.open(io.BytesIO(data), formats=formats)
@@ -195,29 +128,28 @@ def _as_it_is(data: bytes, check: _Check) -> tuple[Image.Image, bool]:
     return picture, sixteen_bits
 
 
-def _without_side_data(data: bytes, check: _Check) -> tuple[Image.Image, bool]:
+def load_without_side_data(data: bytes, check: Check) -> tuple[Image.Image, bool]:
+    """The same without what `pixels_only` leaves out."""
     bare = pixels_only(data)
     if bare is data:
         raise ValueError("nothing in it is known to be other than pixels")
-    return _as_it_is(bare, check)
+    return load(bare, check)
 
 
-# What may follow a JPEG's last byte: entropy-coded bits of every kind, and each restart marker.
-_BITS = bytes(range(1, 255)) * 4
-_NOISE = b"".join(_BITS + bytes([0xFF, 0xD0 + number]) for number in range(8)) + _BITS
-
-
-def _jpeg_without_end(data: bytes, check: _Check) -> tuple[Image.Image, bool]:
+def load_jpeg_without_end(data: bytes, check: Check) -> tuple[Image.Image, bool]:
     """Decode a JPEG that lacks its end marker, if all of its pixels are there.
 
-    They are if the picture is the same whatever follows, and if no scan is missing.
+    They are if no scan is missing, and if the picture is the same whatever bits follow.
     """
-    bare = pixels_only(data)
+    bare = pixels_only(data).rstrip(b"\xff")
     if not (bare.startswith(b"\xff\xd8") and _has_every_scan(bare)):
         raise ValueError("not a JPEG with all of its scans")
+    restarts = re.findall(rb"\xff([\xd0-\xd7])", bare)
+    following = restarts[-1][0] - 0xD0 + 1 if restarts else 0
     digests = set()
-    for tail in (_NOISE, b""):
-        picture, _ = _as_it_is(bare + tail + b"\xff\xd9", check)
+    for bits in (bytes(range(254, 0, -1)) * 4, b"\x55\x6b" * 512, b""):
+        intervals = [bits + bytes([0xFF, 0xD0 + (following + n) % 8]) for n in range(8)]
+        picture, _ = load(bare + b"".join(intervals) * bool(bits) + b"\xff\xd9", check)
         digest = hashlib.sha256()
         for box in _boxes(picture.size):
             digest.update(picture.crop(box).tobytes())
@@ -281,8 +213,9 @@ def _bare_jpeg(data: bytes) -> bytes:
         if marker == 0xDA:  # the first scan: from here on there are pixels
             return b"".join(kept) + data[max(place, 0) :]
         end = place + 2 + struct.unpack_from(">H", data, place + 2)[0]
-        # Application data but Adobe's, which says how colours are coded, and comments.
-        if marker != 0xFE and (marker == 0xEE or not 0xE0 <= marker <= 0xEF):
+        # Not comments, nor application data but Adobe's, which says how colours are coded.
+        adobe = marker == 0xEE and end - place >= 16
+        if adobe or not (marker == 0xFE or 0xE0 <= marker <= 0xEF):
             kept.append(data[place:end])
         place = end
 
@@ -303,9 +236,8 @@ def _bare_webp(data: bytes) -> bytes:
 
 
 # TIFF 6.0 and its supplements: what the pixels are, how they are packed and where they lie.
-_TIFF_PIXELS = {254, 255, *range(256, 260), 262, 266, 273, 274, *range(277, 281), 284, 292, 293}
-_TIFF_PIXELS |= {317, 320, *range(322, 326), 332, 334, 338, 339, 347, *range(512, 522)}
-_TIFF_PIXELS |= {*range(529, 533), 50674}
+_TIFF_PIXELS = {*range(254, 260), 262, 266, 273, 274, *range(277, 281), 284, 292, 293, 317, 320}
+_TIFF_PIXELS |= {*range(322, 326), 332, 334, 338, 339, 347, *range(512, 522), *range(529, 533)}
 
 
 def _bare_tiff(data: bytes) -> bytes:
@@ -315,6 +247,8 @@ def _bare_tiff(data: bytes) -> bytes:
     (count,) = struct.unpack_from(order + "H", data, at)
     entries = [data[place : place + 12] for place in range(at + 2, at + 2 + 12 * count, 12)]
     kept = [e for e in entries if struct.unpack_from(order + "H", e)[0] in _TIFF_PIXELS]
+    upright = struct.pack(order + "HHI", _ORIENTATION, 3, 1)  # one number of 16 bits
+    kept = [e for e in kept if e[:2] != upright[:2] or e.startswith(upright)]
     directory = struct.pack(order + "H", len(kept)) + b"".join(kept) + bytes(4)
     return data[:at] + directory + data[at + len(directory) :]
 
@@ -330,31 +264,45 @@ _STRIPPERS = {
 
 # Which way is up.
 
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
-def _orientation(picture: Image.Image) -> int | None:
+
+def turn_of(picture: Image.Image, data: bytes = b"") -> Image.Transpose | None:
+    """Return what turns a picture upright; `data` is its file, if its EXIF was left out."""
     try:
-        return picture.getexif().get(_ORIENTATION)
+        found = picture.getexif().get(_ORIENTATION)
     except Exception:  # EXIF that Pillow cannot read
-        return None
+        found = None
+    if found is None:
+        kept = picture.info.get("exif")
+        with suppress(struct.error, KeyError):
+            found = _orientation_in(kept if isinstance(kept, bytes) else data)
+    return _TURNS.get(found) if isinstance(found, int) else None
 
 
 def _orientation_in(data: bytes) -> int | None:
-    """Look up one tag in a file's EXIF, whatever state the rest of it is in."""
-    found = re.search(rb"(?:Exif\0\0|eXIf|EXIF....)(II\*\0|MM\0\*)", data, re.DOTALL)
-    if not found:
+    """Look up one tag in EXIF as JPEG, PNG and WebP hold it, whatever state the rest is in."""
+    for mark, length in ((b"", 0), (b"Exif\0\0", 6), (b"eXIf", 4), (b"EXIF", 8)):
+        exif = data[max(data.find(mark), 0) + length :][:65_536]
+        if exif.startswith((b"II*\0", b"MM\0*")):
+            break
+    else:
         return None
-    exif, order = data[found.start(1) :][:65_536], "<" if found[1] == b"II*\0" else ">"
-    try:
-        (at,) = struct.unpack_from(order + "I", exif, 4)
-        (count,) = struct.unpack_from(order + "H", exif, at)
-        for place in range(at + 2, at + 2 + 12 * count, 12):
-            tag, kind = struct.unpack_from(order + "HH", exif, place)
-            if tag == _ORIENTATION:
-                return struct.unpack_from(order + {1: "B", 3: "H", 4: "I"}[kind], exif, place + 8)[
-                    0
-                ]
-    except (struct.error, KeyError):
-        pass
+    order = "<" if exif.startswith(b"II") else ">"
+    (at,) = struct.unpack_from(order + "I", exif, 4)
+    (count,) = struct.unpack_from(order + "H", exif, at)
+    for place in range(at + 2, at + 2 + 12 * count, 12):
+        tag, kind = struct.unpack_from(order + "HH", exif, place)
+        if tag == _ORIENTATION:
+            return struct.unpack_from(order + {1: "B", 3: "H", 4: "I"}[kind], exif, place + 8)[0]
     return None
 
 
@@ -377,14 +325,16 @@ def _assembled(
         factor = math.ceil(math.sqrt(pixels / REDUCED_PIXELS))
     result = Image.new("RGB", tuple(-(-side // factor) for side in size))
     for box in _boxes(size, max(_TILE // factor, 1) * factor):
-        part = tile(box)
-        result.paste(
-            part.reduce(factor) if factor > 1 else part, (box[0] // factor, box[1] // factor)
-        )
+        part = tile(box) if factor == 1 else tile(box).reduce(factor)
+        result.paste(part, (box[0] // factor, box[1] // factor))
     return result
 
 
-def _rgb(picture: Image.Image, name: str, *, sixteen_bits: bool = False) -> Image.Image:
+def to_rgb(picture: Image.Image, name: str, *, sixteen_bits: bool = False) -> Image.Image:
+    """Return a loaded picture as a new one of mode "RGB", on white, without EXIF.
+
+    `sixteen_bits`: its file has 16 bits a colour, which Pillow has cut to 8. Raises ImageError.
+    """
     try:
         prepare = _grey_scale(picture) if picture.mode.startswith(("I", "F")) else None
         if sixteen_bits and picture.mode in ("RGB", "RGBA", "LA"):
@@ -397,8 +347,8 @@ def _rgb(picture: Image.Image, name: str, *, sixteen_bits: bool = False) -> Imag
         return _assembled(picture.size, tile)
     except Exception as error:
         raise ImageError(
-            f"{name} (mode {picture.mode}) cannot be turned into RGB ({plain(error)}). "
-            "Save it as PNG or JPEG and try again."
+            f"{name} (mode {picture.mode}) cannot be turned into RGB ({plain(error)}). Save it as "
+            "PNG or JPEG and try again."
         ) from error
 
 
@@ -454,16 +404,11 @@ def _colour_scale(picture: Image.Image) -> Callable[[Image.Image], Image.Image] 
     """The same for colours of 16 bits, of which Pillow keeps 8, if at most 14 bits are used."""
     bands = len(picture.getbands())
     colours = bands if picture.mode == "RGB" else bands - 1
-    high = max(most for _, most in _extrema(picture)[:colours])
+    high = max(most for _, most in picture.getextrema()[:colours])
     if not 0 < high < 64:
         return None
     table = [min(round(value * 255 / high), 255) for value in range(256)] * colours
     return lambda part: part.point(table + list(range(256)) * (bands - colours))
-
-
-def _extrema(picture: Image.Image) -> list[tuple[int, int]]:
-    found = picture.getextrema()
-    return [found] if isinstance(found[0], int) else list(found)
 
 
 def _to_8_bit(values: Any, full: float, start: float = 0.0) -> Any:
@@ -503,87 +448,3 @@ def _array_scale(values: Any) -> Callable[[Any], Any]:
             "to 1. For values from 0 to 255: array / 255."
         )
     return lambda part: _to_8_bit(part, 1)
-
-
-# What came instead of a picture.
-
-# Beginnings of files that people give by mistake: (bytes, what it is, the repair).
-_FOREIGN = (
-    (b"%PDF", "a PDF document", "save the picture in it as PNG"),
-    (b"PK\x03\x04", "a ZIP archive", "unpack it and give one picture from it"),
-    (b"\x1f\x8b", "a gzip archive", "unpack it and give the picture inside"),
-    (b"%!PS", "a PostScript (EPS) file, which only another program can draw", "export it as PNG"),
-    (b"\xc5\xd0\xd3\xc6", "an EPS file, which only another program can draw", "export it as PNG"),
-    (b"\x1aE\xdf\xa3", "a video", "save one frame of it as PNG"),
-    (b"\x00\x00\x01\xb3", "a video", "save one frame of it as PNG"),
-    (b"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` and give the file again"),
-)
-_PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\x00", b"MM\x00*", b"8BPS")
-_WEB_PAGE_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body")
-# What Pillow opens once a plugin is registered: (what it is, how to get it).
-_HEIC = ("a HEIC photo", "pip install pillow-heif, and pillow_heif.register_heif_opener()")
-_JPEG_XL = ("a JPEG XL picture", "pip install pillow-jxl-plugin, and import pillow_jxl")
-
-
-def _plugin_for(data: bytes) -> tuple[str, str] | None:
-    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
-        return _HEIC
-    if data[:2] == b"\xff\x0a" or data[:12] == b"\0\0\0\x0cJXL \r\n\x87\n":
-        return _JPEG_XL
-    return None
-
-
-def _not_read(
-    data: bytes,
-    name: str,
-    content_type: str,
-    form: str,
-    stub: bool,
-    error: Exception,
-) -> str:
-    """The message for bytes that no reader took: what they are, and the repair."""
-    if stub:
-        return (
-            f"{name} is a {form} file, for which Pillow has no decoder here: export it "
-            "as PNG and give that."
-        )
-    if form:
-        return (
-            f"{name} cannot be read in full ({plain(error)}): the {form} file is cut off "
-            "or damaged, or holds pixels in a way that Pillow does not decode. Fetch, save or "
-            "upload it again."
-        )
-    head = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if head.startswith(_WEB_PAGE_STARTS) or b"<html" in head or "html" in content_type:
-        return (
-            f"{name} is a web page, not a picture: open it in a browser, right-click the "
-            "picture, copy the image address, and give that."
-        )
-    if b"<svg" in head or "svg" in content_type:
-        return f"{name} is an SVG drawing, which has no pixels: convert it to PNG and give that."
-    for start, what, repair in _FOREIGN:
-        if data.startswith(start):
-            return f"{name} is {what}, not a picture: {repair}."
-    plugin = _plugin_for(data)
-    if plugin and not {"HEIF", "JXL"} & {plugin[0], *Image.OPEN}:
-        return (
-            f"{name} is {plugin[0]}, which Pillow reads with a plugin only: {plugin[1]}; or save "
-            "it as JPEG."
-        )
-    if data[4:8] == b"ftyp" and not plugin and data[8:12] not in (b"avif", b"avis"):
-        return f"{name} is a video, not a picture: save one frame of it as PNG."
-    webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
-    if webp or plugin or data[4:8] == b"ftyp" or data.startswith(_PICTURE_STARTS):
-        return (
-            f"{name} begins like a picture, but Pillow cannot open it: it is cut off or damaged "
-            f"({len(data):,} bytes), or of a kind that Pillow does not know. Fetch, save or upload "
-            "it again."
-        )
-    told = f", sent as {plain(content_type, 60)}" if content_type else ""
-    text = data[:60].decode("utf-8", "ignore")
-    if text and text.replace("\n", "").replace("\t", "").replace("\r", "").isprintable():
-        told += f', which begins with the text "{plain(text)}"'
-    return (
-        f"{name} is not a picture that Pillow can open ({len(data):,} bytes{told}). Give a JPEG, "
-        "PNG, GIF, WebP, BMP, TIFF or AVIF file."
-    )

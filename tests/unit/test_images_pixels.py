@@ -191,7 +191,7 @@ def test_array_with_alpha_is_flattened_on_white():
         (np.zeros((2, 12, 10, 3), "uint8"), "2 x 12 x 10 x 3"),
         (np.zeros((12, 10, 2), "uint8"), "12 x 10 x 2"),
         (np.zeros((0, 10, 3), "uint8"), "no pixels"),
-        (np.array(1.0), "no dimensions"),
+        (np.array(1.0), "a single number"),
         (np.zeros((4, 4), "int64"), r"int64.*astype\('uint8'\)"),
         (np.zeros((4, 4), object), "object"),
         (np.full((4, 4), 200.0), r"200 to 200.*array / 255"),
