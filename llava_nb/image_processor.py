@@ -96,20 +96,21 @@ def _named(folder: str, name: str, side: int, towers: dict[str, Any]) -> Any:
 
     If what it makes is not of the tower's size, it is given `towers`, the sizes that would be.
     """
-    try:
-        kind = get_image_processor_class_from_name(f"{name}Pil")
-        kind = kind or get_image_processor_class_from_name(name)
-        reason = "is not in this version of transformers"
-        for sizes in ({}, towers) if kind else ():
+    reason = "is not in this version of transformers"
+    kind = get_image_processor_class_from_name(f"{name}Pil")
+    kind = kind or get_image_processor_class_from_name(name)
+    picture = Image.new("RGB", (side + side // 2, side))  # no square
+    for sizes in ({}, towers) if kind else ():
+        try:
             image_processor = kind.from_pretrained(folder, **sizes)
-            picture = Image.new("RGB", (side + side // 2, side))  # no square
             made = tuple(image_processor(picture, return_tensors="pt")["pixel_values"].shape)
-            if made == (1, 3, side, side):
-                return image_processor
-            reason = f"makes pixels of shape {made}"
-    except Exception as error:  # the settings are their author's choice, and so is what they raise
-        first_line = str(error).strip().partition("\n")[0]
-        reason = f"cannot be used ({type(error).__name__}: {first_line})"
+        except Exception as error:  # the settings are their author's choice; so is what they raise
+            first_line = str(error).strip().partition("\n")[0]
+            reason = f"cannot be used ({type(error).__name__}: {first_line})"
+            continue
+        if made == (1, 3, side, side):
+            return image_processor
+        reason = f"makes pixels of shape {made}"
     raise ModelError(
         f"The image processor that {folder} names, {name}, {reason}, and the vision tower takes "
         f"(1, 3, {side}, {side}). Fetch preprocessor_config.json again; if it is as published, "

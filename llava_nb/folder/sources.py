@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..errors import ImageError, LlavaNbError, plain
 from ..images import MAX_BYTES, MAX_PIXELS, MAX_REDIRECTS, TIMEOUT, no_such_file, open_image
-from ..pixels import decode
+from ..images import decode
 from .table import printable
 
 ENDINGS = frozenset(

@@ -175,7 +175,7 @@ def test_a_size_that_is_not_the_towers_is_made_the_towers(build, settings):
             "is not in this version",
         ),
         ({"image_processor_type": "Siglip2ImageProcessor"}, "Siglip2ImageProcessor, "),
-        (SIGLIP | {"size": "large"}, "SiglipImageProcessor, cannot be used"),
+        (SIGLIP | {"image_mean": "grey"}, "SiglipImageProcessor, cannot be used"),
     ],
     ids=str,
 )
