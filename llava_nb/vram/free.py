@@ -34,7 +34,6 @@ _WORDS = (
     "DefaultCPUAllocator",
     "STATUS_ALLOC_FAILED",
 )
-_KEPT_BY_PYTHON = ("last_exc", "last_value", "last_traceback", "last_type")
 M_MMAP_THRESHOLD = -3  # of mallopt(3)
 WHILE_LOADING = 2**18  # bytes from which a block is taken from the system
 AFTERWARDS = 32 * 2**20  # the most that glibc itself raises it to
@@ -192,23 +191,23 @@ def forget_exceptions() -> None:
     printer of tracebacks, and by the result of the last cell. Unless all three are
     cleared, nothing is free within the same cell.
     """
-    for error in list(_kept_exceptions()):
-        forget_frames(error)
-    for name in _KEPT_BY_PYTHON:
-        if hasattr(sys, name):
+    module = sys.modules.get("IPython")  # which is not imported for it
+    shell = module.get_ipython() if module is not None else None
+    keepers = [(sys, name) for name in ("last_exc", "last_value", "last_traceback", "last_type")]
+    for place, names in {
+        "InteractiveTB": ["tb"],
+        "SyntaxTB": ["tb", "last_syntax_error"],
+        "last_execution_result": ["error_in_exec", "error_before_exec"],
+    }.items():
+        keepers += [(getattr(shell, place, None), name) for name in names]
+    for keeper, name in keepers:
+        kept = getattr(keeper, name, None)
+        if isinstance(kept, BaseException):
+            forget_frames(kept)
+        if keeper is sys and hasattr(sys, name):
             delattr(sys, name)
-    shell = _shell()
-    if shell is None:
-        return
-    for name in ("InteractiveTB", "SyntaxTB"):  # a shell that is not IPython's own may lack them
-        printer = getattr(shell, name, None)
-        if printer is not None:
-            printer.tb = None
-    if hasattr(shell, "SyntaxTB"):
-        shell.SyntaxTB.last_syntax_error = None
-    result = getattr(shell, "last_execution_result", None)
-    if result is not None:
-        result.error_in_exec = result.error_before_exec = None
+        elif kept is not None:
+            setattr(keeper, name, None)
 
 
 def forget_frames(error: BaseException) -> None:
@@ -227,25 +226,6 @@ def forget_frames(error: BaseException) -> None:
         waiting += [each.__cause__, each.__context__]
 
 
-def _kept_exceptions() -> Iterator[BaseException]:
-    result = getattr(_shell(), "last_execution_result", None)
-    for holder, name in (
-        (sys, "last_exc"),
-        (sys, "last_value"),
-        (result, "error_in_exec"),
-        (result, "error_before_exec"),
-    ):
-        error = getattr(holder, name, None)
-        if isinstance(error, BaseException):
-            yield error
-
-
-def _shell() -> Any:
-    """The IPython shell that this runs in, or None; IPython is not imported for it."""
-    module = sys.modules.get("IPython")
-    return module.get_ipython() if module is not None else None
-
-
 # glibc takes large blocks straight from the system and returns them when they are freed; but each
 # time one is freed it raises the size from which a block counts as large, up to 32 MiB. The tensors
 # of a 4-bit model are just below that: they come out of the heap, and what is freed between them
@@ -255,22 +235,19 @@ def _shell() -> Any:
 @contextlib.contextmanager
 def large_blocks_apart() -> Iterator[None]:
     """Keep blocks of 256 KiB and more out of the heap for as long as this lasts."""
-    library = _glibc()
-    if library is not None:
-        library.mallopt(M_MMAP_THRESHOLD, WHILE_LOADING)
+    _glibc("mallopt", M_MMAP_THRESHOLD, WHILE_LOADING)
     try:
         yield
     finally:
-        if library is not None:
-            library.mallopt(M_MMAP_THRESHOLD, AFTERWARDS)
+        _glibc("mallopt", M_MMAP_THRESHOLD, AFTERWARDS)
 
 
 def give_back_holes() -> None:
     """Return to the system what is free in the heap, also between blocks in use."""
-    library = _glibc()
-    if library is not None:
-        library.malloc_trim(0)
+    _glibc("malloc_trim", 0)
 
 
-def _glibc() -> ctypes.CDLL | None:
-    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+def _glibc(function: str, *arguments: int) -> None:
+    """Call a function of glibc; another C library is left alone."""
+    if platform.libc_ver()[0] == "glibc":
+        getattr(ctypes.CDLL(None), function)(*arguments)

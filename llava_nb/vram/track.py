@@ -238,7 +238,7 @@ class Peak:
 
             torch.cuda.init()  # before it, torch knows no peak to set back
             with _lock:
-                _hand_over()
+                self._hand_over()
                 for device in self.devices:
                     torch.cuda.reset_peak_memory_stats(device)
                 self.start = self._now()
@@ -248,7 +248,7 @@ class Peak:
     def __exit__(self, *fault: object) -> None:
         if self.devices:
             with _lock:
-                _hand_over()
+                self._hand_over()
                 _measuring.remove(self)
                 self.end = self._now()
 
@@ -257,20 +257,15 @@ class Peak:
 
         return sum(torch.cuda.memory_allocated(device) for device in self.devices)
 
-    def take(self, device: int, peak: int) -> None:
-        """Keep the peak of a GPU if it is the highest yet."""
-        if device in self.devices:
-            self._highest[device] = max(self._highest.get(device, 0), peak)
+    @staticmethod
+    def _hand_over() -> None:
+        """Give torch's peaks, as they stand, to all that are under way."""
+        import torch
 
-
-def _hand_over() -> None:
-    """Give torch's peaks, as they stand, to all that are under way."""
-    import torch
-
-    for device in {device for peak in _measuring for device in peak.devices}:
-        highest = torch.cuda.max_memory_allocated(device)
         for peak in _measuring:
-            peak.take(device, highest)
+            for device in peak.devices:
+                highest = torch.cuda.max_memory_allocated(device)
+                peak._highest[device] = max(peak._highest.get(device, 0), highest)
 
 
 class RamPeak:
@@ -282,9 +277,7 @@ class RamPeak:
     memory = "RAM"
 
     def __init__(self) -> None:
-        self.start: int | None = None
-        self.end: int | None = None
-        self.highest: int | None = None
+        self.start = self.end = self.highest = None
         self._process = psutil.Process()
         self._ended = threading.Event()
 
