@@ -160,7 +160,7 @@ def check_gpu(*, ask_torch: bool = False) -> GpuReport:
     The driver's library is asked, which starts no CUDA, and waited for 10 seconds at the most.
     `ask_torch=True` imports torch and asks whether it can use the GPU. Otherwise torch is imported
     only where the driver leaves a gap: memory unknown, as on unified memory or of a GPU in parts,
-    or GPUs of several kinds, which CUDA numbers in an order of its own.
+    GPUs of several kinds, which CUDA numbers in an order of its own, or no library of the driver.
     """
     if not isinstance(ask_torch, bool):
         raise LlavaNbError(f"ask_torch is {plain(repr(ask_torch))}; it is True or False.")

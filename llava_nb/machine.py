@@ -28,7 +28,9 @@ HIDDEN = "CUDA_VISIBLE_DEVICES hides every GPU"
 NO_DRIVER_ERRORS = ("NVMLError_LibraryNotFound", "NVMLError_DriverNotLoaded")
 PACKAGES = "torch transformers accelerate bitsandbytes ipywidgets pillow requests".split()
 PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
-JETSON = Path("/etc/nv_tegra_release")  # its driver has NVML in newer releases only
+# What shows a driver where its library NVML is not: in a container without the driver's utilities,
+# and on a Jetson before its newer releases.
+DRIVER_SIGNS = (Path("/proc/driver/nvidia/version"), Path("/etc/nv_tegra_release"))
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def read_gpus(ask_torch: bool) -> Gpus:
     """Ask the driver for the GPUs, and torch where that leaves a gap, or if asked to.
 
     Gaps: memory unknown (unified memory, a GPU in parts), GPUs of several kinds, which CUDA numbers
-    in an order of its own, a Jetson without NVML, and AMD's GPUs. Does not raise, and waits
+    in an order of its own, a driver without its library, and AMD's GPUs. Does not raise, and waits
     `LIMIT_SECONDS` at the most.
     """
     end = time.monotonic() + LIMIT_SECONDS
@@ -86,7 +88,8 @@ def read_gpus(ask_torch: bool) -> Gpus:
     found = replace(found, torch_cuda=cuda, torch_rocm=rocm)
     unknown = any(None in (gpu.capability, gpu.total_bytes, gpu.free_bytes) for gpu in found.gpus)
     is_gap = unknown or len({gpu.name for gpu in found.gpus}) > 1
-    is_gap = is_gap or (found.gpu_problem == NO_DRIVER and JETSON.exists())
+    if found.gpu_problem == NO_DRIVER:
+        is_gap = any(sign.exists() for sign in DRIVER_SIGNS)
     if not (ask_torch or is_gap or rocm):
         return found
     left = end - time.monotonic()

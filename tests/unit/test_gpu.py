@@ -200,8 +200,10 @@ def test_memory_that_nobody_knows_fits_nothing_and_says_so(check, memory):
     assert "free VRAM of the Tesla T4 is unknown" in recommend(report).reason
 
 
-def test_without_a_driver_only_the_embedded_model_fits(check):
+def test_without_a_driver_only_the_embedded_model_fits(check, monkeypatch):
+    monkeypatch.setattr(machine, "DRIVER_SIGNS", ())
     report = check()
+    assert report.torch_sees_gpu is None
     assert [each.model for each in report.verdicts if each.fits] == ["tiny"]
     assert (report.compute_dtype, report.gpu_problem) == ("float32", "no NVIDIA driver was found")
 
@@ -253,8 +255,8 @@ def test_the_total_is_known_where_torch_does_not_tell_what_is_free(check):
     assert (report.vram_total_bytes, report.vram_free_bytes) == (120 * GIB, None)
 
 
-def test_a_jetson_without_the_drivers_library_is_found(check, monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "JETSON", tmp_path)
+def test_where_a_driver_has_no_library_torch_is_asked(check, monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "DRIVER_SIGNS", (tmp_path / "none", tmp_path))
     orin = {"name": "Orin", "capability": (8, 7), "memory": (61 * GIB, 50 * GIB)}
     assert recommend(check(torch_gpus=[orin])).model == "llava-1.5-13b"
 
