@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..errors import LlavaNbError, plain
+
 FOLDER = Path(__file__).parent
 NAMES = ("one_shape.png", "two_shapes.png", "three_shapes.png")
 
 
 def example_picture(name: str = "three_shapes.png") -> Path:
-    """Return the path of a bundled picture; `NAMES` are all of them."""
-    if name not in NAMES:
-        raise KeyError(f"There is no bundled picture {name!r}; there are: {', '.join(NAMES)}.")
+    """Return the path of a bundled picture. Raises LlavaNbError, which names those there are."""
+    if not isinstance(name, str) or name not in NAMES:
+        raise LlavaNbError(
+            f"There is no bundled picture {plain(repr(name))}; there are: {', '.join(NAMES)}."
+        )
     return FOLDER / name
