@@ -252,21 +252,17 @@ def _from_data_uri(uri: str, max_bytes: int) -> Content:
 def _from_buffer(buffer: bytes | bytearray | memoryview, name: str, max_bytes: int) -> Content:
     size = memoryview(buffer).nbytes
     if size == 0:
-        raise _nothing_arrived(name)
+        raise ImageError(
+            f"{name}: nothing arrived (0 bytes). The file was probably over the upload limit of "
+            "the notebook; give its path or an http(s) address instead, or a smaller file."
+        )
     check_size(size, name, max_bytes)
     return Content(name, bytes(buffer))
 
 
-def _nothing_arrived(name: str) -> ImageError:
-    return ImageError(
-        f"{name}: nothing arrived (0 bytes). The file was probably over the upload limit of the "
-        "notebook; give its path or an http(s) address instead, or a smaller file."
-    )
-
-
 def _from_upload(value: Any, max_bytes: int) -> Content:
     if isinstance(value, Mapping | tuple | list) and not value:
-        raise _nothing_arrived("The upload")
+        return _from_buffer(b"", "The upload", max_bytes)
     entry = value
     if isinstance(value, tuple | list):
         entry = value[-1]
@@ -322,8 +318,10 @@ def decode(
     causes: list[Exception] = []
 
     def check(picture: ImageFile.ImageFile) -> None:
-        looks.append((picture.format, isinstance(picture, ImageFile.StubImageFile)))
-        pixels.check_pixels(picture.size, name, max_pixels, picture.format)
+        stub = isinstance(picture, ImageFile.StubImageFile)
+        looks.append((picture.format, stub))
+        if not stub:
+            pixels.check_pixels(picture.size, name, max_pixels, picture.format)
 
     with pixels.pillow_settings(max_pixels):
         for load in (pixels.load, pixels.load_without_side_data, pixels.load_jpeg_without_end):
@@ -378,22 +376,21 @@ def _not_decoded(name: str, file_format: str | None, stub: bool, error: Exceptio
     """The message for a file that Pillow knows but could not decode."""
     what = f"the {file_format} file" if file_format else "it"
     if stub:
-        return f"{name}: Pillow knows {what} but has no decoder for it here. Export it as PNG."
+        return f"{name} is a {file_format} file, which Pillow cannot decode here: export it as PNG."
     return (
         f"{name} cannot be read in full ({plain(error)}): {what} is cut off or damaged, or holds "
         "pixels in a way that Pillow does not decode. Fetch, save or upload it again."
     )
 
 
+_EPS = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 # Beginnings of files that people give by mistake: (bytes, what it is, the repair).
 _FOREIGN = (
     (b"%PDF", "a PDF document", "save the picture in it as PNG"),
     (b"PK\x03\x04", "a ZIP archive", "unpack it and give one picture from it"),
     (b"\x1f\x8b", "a gzip archive", "unpack it and give the picture inside"),
-    (b"%!PS", "a PostScript (EPS) file, which only another program draws", "export it as PNG"),
-    (b"\xc5\xd0\xd3\xc6", "an EPS file, which only another program draws", "export it as PNG"),
-    (b"\x1aE\xdf\xa3", "a video", "save one frame of it as PNG"),
-    (b"\0\0\x01\xb3", "a video", "save one frame of it as PNG"),
+    (_EPS, "a PostScript (EPS) file, which only another program draws", "export it as PNG"),
+    ((b"\x1aE\xdf\xa3", b"\0\0\1\xb3"), "a video", "save one frame of it as PNG"),
     (b"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` and give the file again"),
 )
 _PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"8BPS")

@@ -29,8 +29,8 @@ FULL_PIXELS, REDUCED_PIXELS = 50_000_000, 16_000_000
 # share, to the same 0.5 GiB. JPEG 2000's holds 19, but can be asked for half the size.
 SHARES = {"WEBP": 0.3, "AVIF": 0.5}
 JPEG2000_PIXELS = 25_000_000
-# EPS starts another program, Ghostscript; IPTC opens whatever is inside it, so EPS too.
-NOT_OPENED = ("EPS", "IPTC")
+# EPS starts another program, IPTC opens what is inside it, EPS too, and MPEG is never decoded.
+NOT_OPENED = ("EPS", "IPTC", "MPEG")
 
 _PILLOW = threading.RLock()
 _ORIENTATION = 0x0112  # a tag of EXIF 2.3 and TIFF 6.0
@@ -119,11 +119,12 @@ def load(data: bytes, check: Check) -> tuple[Image.Image, bool]:
     picture = Image.open(io.BytesIO(data), formats=formats)
     check(picture)
     sixteen_bits = any(";16" in str(tile) for tile in picture.tile)  # as in "RGB;16B"
-    width, height = picture.size
-    if picture.format in ("JPEG", "MPO") and width * height > FULL_PIXELS:
-        picture.draft(None, (width // 2, height // 2))  # libjpeg scales while it decodes
-    if picture.format == "JPEG2000" and width * height > JPEG2000_PIXELS:
-        picture.reduce = math.ceil(math.log(width * height / JPEG2000_PIXELS, 4))
+    pixels = picture.width * picture.height
+    if picture.format in ("JPEG", "MPO") and pixels > FULL_PIXELS:
+        half = picture.width // 2, picture.height // 2
+        picture.draft(None, half)  # libjpeg scales while it decodes
+    if picture.format == "JPEG2000" and pixels > JPEG2000_PIXELS:
+        picture.reduce = math.ceil(math.log(pixels / JPEG2000_PIXELS, 4))
     picture.load()
     return picture, sixteen_bits
 
@@ -181,10 +182,8 @@ def pixels_only(data: bytes) -> bytes:
     """Return a PNG, JPEG, WebP or TIFF without its text, profiles and EXIF; others as they are."""
     for start, strip in _STRIPPERS.items():
         if data.startswith(start):
-            try:
+            with suppress(struct.error, IndexError):  # cut off before its pixels
                 return strip(data)
-            except (struct.error, IndexError):  # cut off before its pixels
-                return data
     return data
 
 

@@ -16,8 +16,7 @@ from typing import Any
 from PIL import Image
 
 from ..errors import ImageError, LlavaNbError, plain
-from ..images import MAX_BYTES, MAX_PIXELS, MAX_REDIRECTS, TIMEOUT, no_such_file, open_image
-from ..images import decode
+from ..images import MAX_BYTES, MAX_PIXELS, MAX_REDIRECTS, TIMEOUT, decode, no_such_file, open_image
 from .table import printable
 
 ENDINGS = frozenset(

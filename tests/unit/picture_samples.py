@@ -1,4 +1,4 @@
-"""Small pictures in every wrapping, for the tests of open_image()."""
+"""Small pictures in every wrapping, for the tests of open_image() and of a folder of files."""
 
 from __future__ import annotations
 
@@ -31,19 +31,21 @@ def corner_colours(picture: Image.Image) -> list[tuple[int, ...]]:
     return [picture.getpixel(at) for at in [(0, 0), (right, 0), (0, bottom), (right, bottom)]]
 
 
+def png_chunk(kind: bytes, body: bytes, checksum: int | None = None) -> bytes:
+    checksum = zlib.crc32(kind + body) if checksum is None else checksum
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
+
+
+def png_of(width: int, height: int, rows: bytes, depth: int = 8, colour: int = 2) -> bytes:
+    """A PNG of these rows, each with its filter byte, as the standard has depth and colour type."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(kind, body) for kind, body in chunks)
+
+
 def huge_png(width: int, height: int) -> bytes:
     """A true black 1-bit PNG, made without holding its pixels."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    rows = zlib.compress(bytes((1 + (width + 7) // 8) * height), 1)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    )
+    return png_of(width, height, bytes((1 + (width + 7) // 8) * height), 1, 0)
 
 
 PNG = encoded(corners())

@@ -1,4 +1,4 @@
-"""open_image() on addresses: a loopback server that behaves and misbehaves."""
+"""open_image() on addresses: a server that behaves and misbehaves, and private networks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from picture_samples import JPEG, PNG
 
-from llava_nb.download import shown
-from llava_nb.errors import ImageError
-from llava_nb.images import open_image
+from llava_nb import ImageError, open_image
+from llava_nb.download import is_public, shown
 
 HTML = b"<!doctype html><title>Cats</title>"
 TYPES = {"Content-Type": "image/png"}
@@ -39,8 +38,10 @@ ANSWERS = {
     "/hop": (302, {"Location": "/cat.png", "Set-Cookie": "a=1"}, b""),
     "/loop": (302, {"Location": "/loop"}, b""),
     "/to-ftp": (302, {"Location": "ftp://example.org/cat.png"}, b""),
+    "/inside": (302, {"Location": "http://intranet.example/secret"}, b""),
     "/unicode": (301, {"Location": "/k\u00c3\u00a4se.png"}, b""),  # UTF-8 bytes, as Latin-1
     "/k%C3%A4se.png": (200, TYPES, PNG),
+    "http://hidden.example/cat.png": (200, TYPES, PNG),  # what a proxy is asked
     **{f"/{code}": (code, {}, HTML) for code in (204, 304, 401, 403, 404, 410, 418, 429, 500)},
 }
 
@@ -62,13 +63,18 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def server(monkeypatch):
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def server():
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.seen, server.trickles = [], {}
+        server.handle_error = lambda *details: None
         server.url = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
@@ -89,12 +95,11 @@ def test_address_is_read_as_people_paste_it(server):
     assert open_image(url, allow_private=True).size == (64, 48)
 
 
-def test_request_says_who_asks_and_carries_no_secrets(server, tmp_path, monkeypatch):
+def test_request_says_who_asks_with_a_contact_and_carries_no_secrets(server, tmp_path, monkeypatch):
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     fetch(server, "/hop")
-    paths = [path for path, _ in server.seen]
-    assert paths == ["/hop", "/cat.png"]
+    assert [path for path, _ in server.seen] == ["/hop", "/cat.png"]
     for _, headers in server.seen:
         assert re.fullmatch(r"llava_nb/\S+ \(https://\S+\)", headers["User-Agent"])
         assert not {"Authorization", "Cookie"} & set(headers)
@@ -146,13 +151,11 @@ def test_size_limit_counts_what_arrives(server, path):
             handler.wfile.write(bytes(2**16))  # ends when the other side hangs up
 
     server.trickles["/endless"] = endless
-    server.handle_error = lambda *details: None
     with pytest.raises(ImageError, match=r"larger than the limit of 1\.0 MiB.*max_bytes="):
         fetch(server, path, max_bytes=2**20)
 
 
-@pytest.mark.parametrize("proxied", [False, True])
-def test_time_limit_covers_the_whole_transfer(server, monkeypatch, proxied):
+def test_time_limit_covers_the_whole_transfer(server):
     gone = threading.Event()
 
     def trickle(handler):
@@ -164,13 +167,18 @@ def test_time_limit_covers_the_whole_transfer(server, monkeypatch, proxied):
         except OSError:
             gone.set()
 
-    server.trickles["/slow"] = server.trickles["http://a.example/slow"] = trickle
-    if proxied:
-        monkeypatch.setenv("http_proxy", server.url)
-    url = "http://a.example/slow" if proxied else server.url + "/slow"
+    server.trickles["/slow"] = trickle
     with pytest.raises(ImageError, match=r"did not arrive within 0\.4 seconds.*timeout=1\.2"):
-        open_image(url, timeout=0.4, allow_private=True)
+        fetch(server, "/slow", timeout=0.4)
     assert gone.wait(20), "the connection was left open"
+
+
+def test_server_that_says_nothing(server):
+    ended = threading.Event()
+    server.trickles["/silent"] = lambda handler: ended.wait(20)
+    with pytest.raises(ImageError, match=r"did not arrive within 0\.4 seconds"):
+        fetch(server, "/silent", timeout=0.4)
+    ended.set()
 
 
 def test_connection_refused():
@@ -181,15 +189,12 @@ def test_connection_refused():
         open_image(url, allow_private=True)
 
 
-@pytest.mark.parametrize("url", ["http://", "http:cat.png", "https://[::1/a", "http://a:b/c"])
+@pytest.mark.parametrize(
+    "url", ["http://", "http:cat.png", "https://[::1/a", "http://a:b/c", "https://\ud800/"]
+)
 def test_malformed_address(url):
     with pytest.raises(ImageError, match="not a complete http.* address: copy it again"):
         open_image(url)
-
-
-def test_server_that_speaks_no_tls(server):
-    with pytest.raises(ImageError, match="no secure connection.*save the picture"):
-        open_image(server.url.replace("http", "https") + "/cat.png", allow_private=True)
 
 
 @pytest.mark.parametrize(
@@ -205,8 +210,12 @@ def test_address_in_a_message(url, told):
     assert shown(url) == told
 
 
-@pytest.fixture
-def tls_server(server, tmp_path, monkeypatch):
+def test_server_that_speaks_no_tls(server):
+    with pytest.raises(ImageError, match="no secure connection.*save the picture"):
+        open_image(server.url.replace("http", "https") + "/cat.png", allow_private=True)
+
+
+def test_certificate_is_checked(server, tmp_path, monkeypatch):
     if not shutil.which("openssl"):
         pytest.skip("no openssl here to make a certificate with")
     command = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key -out cert -days 2 -subj /CN=x"
@@ -215,17 +224,82 @@ def tls_server(server, tmp_path, monkeypatch):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    server.handle_error = lambda *details: None
-    server.url, server.certificate = server.url.replace("http", "https"), tmp_path / "cert"
-    return server
-
-
-def test_picture_over_https(tls_server, monkeypatch):
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tls_server.certificate))
-    assert fetch(tls_server, "/hop").size == (64, 48)
-
-
-def test_certificate_that_nobody_vouches_for(tls_server):
+    server.url = server.url.replace("http", "https")
     with pytest.raises(ImageError, match="no secure connection.*CERTIFICATE_VERIFY_FAILED"):
-        fetch(tls_server, "/cat.png")
-    assert tls_server.seen == []
+        fetch(server, "/cat.png")
+    assert server.seen == []
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "cert"))
+    assert fetch(server, "/hop").size == (64, 48)
+
+
+# Private networks.
+
+
+@pytest.mark.parametrize(
+    "address",
+    """
+    127.0.0.1 127.9.9.9 10.0.0.1 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 100.100.100.200
+    0.0.0.0 224.0.0.1 240.0.0.1 255.255.255.255 192.0.0.192 192.0.2.1 198.18.0.1 203.0.113.1
+    :: ::1 fe80::1 fe80::1%eth0 fc00::1 fd00:ec2::254 fec0::1 ff02::1 ff0e::1 2001:db8::1 100::1
+    2001::1 ::127.0.0.1 ::ffff:127.0.0.1 ::ffff:10.0.0.1 ::ffff:0:127.0.0.1 64:ff9b::7f00:1
+    64:ff9b::a9fe:a9fe 64:ff9b:1::808:808 2002:7f00:1:: 2002:a00:1::1
+    """.split(),
+)
+def test_private_addresses(address):
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    "8.8.8.8 172.32.0.1 100.128.0.1 2606:4700::1111 ::ffff:8.8.8.8 64:ff9b::808:808".split(),
+)
+def test_public_addresses(address):
+    assert is_public(address)
+
+
+@pytest.fixture
+def names(monkeypatch):
+    """A name server: host -> its addresses."""
+    known = {"127.0.0.1": ["127.0.0.1"]}
+
+    def getaddrinfo(host, port, *args, **options):
+        if host not in known:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port or 0)) for ip in known[host]]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return known
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_private_name_is_refused_without_a_connection(names, server, scheme):
+    names["intranet.example"] = ["93.184.215.14", "127.0.0.1"]
+    message = r"private network or this machine \(127.0.0.1\).*allow_private=True"
+    with pytest.raises(ImageError, match=message):
+        open_image(f"{scheme}://intranet.example:{server.server_port}/cat.png")
+    assert server.seen == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "[::ffff:127.0.0.1]"])
+def test_spellings_of_this_machine(host):
+    with pytest.raises(ImageError, match=r"/cat.png is inside a private network or this machine"):
+        open_image(f"http://example.org@{host}/cat.png")
+
+
+def test_redirect_to_a_private_address(names, server, monkeypatch):
+    names["site.example"], names["intranet.example"] = ["127.0.0.1"], ["192.168.1.1"]
+    monkeypatch.setattr("llava_nb.download.is_public", lambda address: address == "127.0.0.1")
+    message = r"^http://site.example:\d+/inside leads to http://intranet.example/secret, which is"
+    with pytest.raises(ImageError, match=message):
+        open_image(f"http://site.example:{server.server_port}/inside")
+
+
+def test_name_that_nobody_or_only_a_proxy_knows(names, server, monkeypatch):
+    monkeypatch.setenv("http_proxy", server.url)
+    url = "http://hidden.example/cat.png"
+    with pytest.raises(ImageError, match="no computer named hidden.example was found.*a proxy"):
+        open_image(url)
+    assert open_image(url, allow_private=True).size == (64, 48)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with pytest.raises(ImageError, match="the proxy does not answer. Check HTTP_PROXY"):
+        open_image(url, allow_private=True)
