@@ -101,7 +101,7 @@ def _questions(prompts: Any) -> str | list[str]:
         return check_question(prompts)  # which says what it is
     try:
         given = None if isinstance(prompts, str) else list(prompts)
-    except TypeError:
+    except (TypeError, ValueError, OSError):  # the latter two of files
         given = None
     if given is None:
         return check_question(prompts)

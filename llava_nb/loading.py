@@ -96,7 +96,7 @@ def _access(token: object, cache_dir: object) -> dict[str, Any]:
     The token's text stands in no message. False is no token at all: None would be the one that
     somebody saved on this machine.
     """
-    if token and not isinstance(token, str):
+    if not (token is None or token is False or isinstance(token, str)):
         raise ModelError(
             f"token is a {type(token).__name__}; it is the text of a token, "
             'load(..., token="hf_..."), or None, as public models need none.'

@@ -209,8 +209,9 @@ def _no_text(prompt: Any) -> str:
         return "There is no prompt: it is None."
     if isinstance(prompt, numbers.Number) or dimensions == 0:
         return f"The prompt is a number ({prompt}), not text."
-    # Arrays and Pillow's pictures have the first name, tensors the second; one row is a list.
-    is_array = hasattr(prompt, "__array_interface__") or hasattr(prompt, "__array__")
+    # Arrays and Pillow's pictures have the first name, tensors the second; one row is a list. Asked
+    # of the type: of a picture whose file is closed, the name itself raises.
+    is_array = any(hasattr(type(prompt), name) for name in ("__array_interface__", "__array__"))
     is_file = isinstance(prompt, bytes | bytearray | os.PathLike) or hasattr(prompt, "read")
     if is_file or (is_array and dimensions != 1):
         return (

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from .checkpoints import check_folder, previous_copy
-from .errors import DoesNotFitError, ModelError
+from .errors import DoesNotFitError, ModelError, plain
 from .gpu import disk_free_bytes
 from .quantise import stored_quantization
 from .replacing import remove_leftovers, replacing
@@ -58,7 +59,16 @@ def save_4bit(llava: Llava, folder: str | Path) -> Path:
     Raises ModelError if the model is closed or not in 4 bits, if the folder is refused,
     or if writing fails; DoesNotFitError if the disk is too small.
     """
-    target = Path(folder).expanduser().resolve()
+    if not isinstance(folder, (str, os.PathLike)):
+        raise ModelError(
+            f"The folder to save to is a {type(folder).__name__}; it is a path: "
+            'save_4bit("my-4bit-model").'
+        )
+    try:
+        target = Path(folder).expanduser().resolve()
+        os.fsencode(target)
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
+        raise ModelError(f"{plain(folder)} is no folder ({plain(error)}).") from error
     with llava._busy:
         network = llava._open()
         if llava.quantization != "4bit":

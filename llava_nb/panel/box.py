@@ -18,6 +18,7 @@ import ipywidgets as widgets
 
 from ..errors import LlavaNbError, plain
 from ..pictures import example_picture
+from ..prompts import check_question
 from . import html, record
 from .data import Entry, PanelState
 from .events import Ask, Displayed, Stop
@@ -109,11 +110,14 @@ class CaptionPanel(widgets.VBox):
         self._wires.choose(sources_of(sources))
         self.wait()
 
-    def ask(self, question: str, **settings: Any) -> tuple[Entry, ...]:
+    def ask(self, question: str | None, **settings: Any) -> tuple[Entry, ...]:
         """Ask about each picture on the desk, wait, and return what came of it.
 
-        `settings` are max_new_tokens, temperature and top_p; by default those of the panel.
+        None is the question in the box. `settings` are max_new_tokens, temperature and top_p; by
+        default those of the panel. Raises PromptError for a question that is no text.
         """
+        if question is not None and not isinstance(question, str):
+            check_question(question)  # says what came in place of a question
         before = len(self.history)
         self._runner.do(self._wires.question(Ask, question, **settings))
         self.wait()

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import LlavaNbError
-from ..files import PAGE_BEGINNING, safe_cell
+from ..errors import LlavaNbError, plain
+from ..files import PAGE_BEGINNING, safe_cell, written_beside
 from .data import Entry
 from .pictures import data_uri
 
@@ -117,19 +117,24 @@ def save(entries: Sequence[Entry], folder: str | os.PathLike, name: str) -> list
 
     Replaces files of these names. Raises LlavaNbError if something cannot be written.
     """
+    if not isinstance(folder, (str, os.PathLike)):
+        raise LlavaNbError(
+            f"The folder for the record is a {type(folder).__name__}; it is a path: "
+            'panel.save("my-captions").'
+        )
     paths = []
     try:
         place = Path(folder).expanduser()
         place.mkdir(parents=True, exist_ok=True)
         for form in FORMS:
             path = place / f"{name}.{form}"
-            beside = path.with_name(f".{path.name}.{os.getpid()}")
-            beside.write_bytes(encoded(form, entries))
-            beside.replace(path)
+            with written_beside(path) as beside:
+                beside.write_bytes(encoded(form, entries))
             paths.append(path)
-    except OSError as error:
+    except (OSError, RuntimeError, ValueError) as error:
+        why = plain(getattr(error, "strerror", None) or error)
         raise LlavaNbError(
-            f"The record cannot be written to '{folder}' ({error.strerror or error}). Choose "
+            f"The record cannot be written to '{plain(folder)}' ({why}). Choose "
             'another folder: panel.save("/tmp").'
         ) from error
     return paths
