@@ -22,10 +22,9 @@ from transformers.utils import logging as transformers_logging
 
 from .checkpoints import Checkpoint, locate, read_config
 from .errors import ModelError, plain
-from .fast import speed_up
 from .gpu import check_gpu, compute_dtype_name
+from .inference.llava import Llava
 from .layouts import find_source
-from .llava import Llava
 from .preflight import check_fits, needs
 from .processor import prompt_style
 from .quantise import (
@@ -52,7 +51,6 @@ def load(
     token: str | None = None,
     cache_dir: str | Path | None = None,
     check: bool = True,
-    fast: bool = False,
 ) -> Llava:
     """Load a LLaVA and return it ready to be asked.
 
@@ -61,8 +59,7 @@ def load(
     `quantization` is "4bit", "8bit" or None (float16 or bfloat16 on a GPU, float32 on
     a CPU). `token` is for private hub models; public ones are fetched without any.
     `check` compares what the model needs with free disk, RAM and VRAM before anything
-    is fetched. `fast` compiles the steps of the model on a GPU, which takes a minute, and
-    keeps that if it measures faster; `str(llava.fast)` says what came of it.
+    is fetched.
 
     The same call again returns the same object; another model releases the one before.
     Raises ModelError with the repair in its message, DoesNotFitError (a ModelError) if
@@ -82,12 +79,7 @@ def load(
         checkpoint = checkpoint or locate(model)
         with quiet(checkpoint), large_blocks_apart():
             _loaded[key] = _load(checkpoint, quantization, access, check)
-    llava = _loaded[key]
-    if fast and llava.fast is None:
-        llava.fast = speed_up(llava)
-    elif not fast:
-        llava.fast = llava.decoder = None
-    return llava
+    return _loaded[key]
 
 
 def _access(token: object, cache_dir: object) -> dict[str, Any]:

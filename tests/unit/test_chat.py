@@ -5,12 +5,14 @@ from random import Random
 
 import pytest
 import torch
+from close_words import same_but_for_ties
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from llava_lessons.tiny.scenes import draw, sample_scene
 from llava_nb import ImageError, PromptError, load
-from llava_nb.inputs import prompt_text
+from llava_nb.inference.chat import HEIGHT, side_by_side
 from llava_nb.processor import encode
 
 DESCRIBE, COUNT, COLOUR = (
@@ -37,10 +39,10 @@ def fresh(llava, chat, max_new_tokens):
     """
     turn = chat.turns[-1]
     turns = [(each.question, each.answer.text) for each in chat.turns[chat.forgotten : -1]]
-    text = prompt_text(llava, [*turns, (turn.question, None)], 1)
+    text = llava.engine.prompt_text([*turns, (turn.question, None)], 1)
     inputs = encode(llava.processor, [chat.image], [text], llava.spelling)
     made = llava.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-    return tuple(made[0, inputs["input_ids"].shape[1] :].tolist())
+    return text, made[0, inputs["input_ids"].shape[1] :].tolist()
 
 
 class Reads:
@@ -108,7 +110,7 @@ def test_a_question_gives_the_same_numbers_whether_its_picture_is_known_or_not(t
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["ask", "ask", "ask", "undo", "regenerate", "stream"]),
+        st.sampled_from(["ask", "ask", "ask", "undo", "regenerate", "stream", "stream_again"]),
         st.integers(0, 1),
         st.sampled_from(QUESTIONS),
     ),
@@ -118,7 +120,7 @@ STEPS = st.lists(
 
 
 @settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(steps=STEPS, about=st.sampled_from([(0, 0), (0, 1), (1, 2)]))
 def test_a_conversation_answers_as_if_all_was_read_anew(exact, steps, about):
@@ -131,10 +133,13 @@ def test_a_conversation_answers_as_if_all_was_read_anew(exact, steps, about):
             "".join(chat.stream(question, **short))
         elif action == "undo":
             chat.undo()
-        else:
+        elif action == "regenerate":
             chat.regenerate(**short)
+        else:
+            "".join(chat.stream_again(**short))
         if chat.turns:
-            assert chat.turns[-1].answer.ids == fresh(exact, chat, 8), chat.messages
+            (text, expected), ids = fresh(exact, chat, 8), chat.turns[-1].answer.ids
+            assert same_but_for_ties(exact, chat.image, text, ids, expected), chat.messages
 
 
 def test_the_conversation_is_told_as_the_model_was_trained(exact):
@@ -262,8 +267,29 @@ def test_the_oldest_turns_can_be_left_out(short):
 
 
 def test_a_single_question_that_is_too_long_is_refused_even_so(short):
-    with pytest.raises(PromptError, match=r"holds 150, the answer included\. Shorten it\."):
+    with pytest.raises(PromptError, match=r"holds 150, the answer included\. Shorten it by"):
         short.chat(PICTURES[0], forget_oldest=True).ask("long " * 200)
+
+
+def test_a_streamed_answer_takes_the_place_of_the_last(exact):
+    chat = exact.chat(PICTURES[0])
+    chat.ask(DESCRIBE)
+    text = "".join(chat.stream_again(max_new_tokens=4))
+    assert [turn.answer.text for turn in chat.turns] == [text] and chat.turns[0].answer.tokens == 4
+
+
+def test_a_turn_taken_back_meanwhile_does_not_come_back(exact):
+    chat = exact.chat(PICTURES[0])
+    chat.ask(DESCRIBE, max_new_tokens=3)
+    pieces = chat.go_on()
+    chat.undo()
+    list(pieces)
+    assert chat.turns == []
+
+
+def test_nothing_to_answer_again_is_told(exact):
+    with pytest.raises(PromptError, match="nothing to answer again"):
+        exact.chat().regenerate()
 
 
 def test_several_pictures_are_laid_side_by_side_with_a_warning(exact):
@@ -271,6 +297,18 @@ def test_several_pictures_are_laid_side_by_side_with_a_warning(exact):
         chat = exact.chat([PICTURES[0], PICTURES[1]])
     width, height = PICTURES[0].size
     assert chat.image.height == height and chat.image.width > 2 * width
+
+
+@pytest.mark.parametrize("wrap", [tuple, iter])
+def test_several_pictures_may_come_as_any_row(exact, wrap):
+    pictures = wrap([PICTURES[0], PICTURES[1]])
+    with pytest.warns(UserWarning, match="These 2 are laid"):
+        assert exact.chat(pictures).image.width > 2 * PICTURES[0].width
+
+
+def test_no_picture_in_a_list_is_told(exact):
+    with pytest.raises(ImageError, match="There is no picture in what was given"):
+        exact.chat([])
 
 
 def test_a_conversation_without_a_picture(exact):
@@ -282,3 +320,25 @@ def test_a_conversation_without_a_picture(exact):
 def test_a_picture_that_cannot_be_read_is_refused_at_once(exact):
     with pytest.raises(ImageError, match="no file"):
         exact.chat("nowhere.png")
+
+
+RED, BLUE = Image.new("RGB", (100, 50), "red"), Image.new("RGB", (30, 100), "blue")
+
+
+def test_side_by_side_they_stand_in_their_order_and_are_of_one_height():
+    row = side_by_side([RED, BLUE])
+    assert row.size == (200 + 2 + 30, 100)
+    assert row.getpixel((100, 50)) == (255, 0, 0) and row.getpixel((220, 50)) == (0, 0, 255)
+
+
+def test_between_them_is_white():
+    assert side_by_side([RED, BLUE]).getpixel((200, 50)) == (255, 255, 255)
+
+
+def test_high_pictures_are_made_smaller():
+    assert side_by_side([Image.new("RGB", (10, 4000)), RED]).height == HEIGHT
+
+
+def test_a_row_is_never_large_whatever_its_shapes_are():
+    row = side_by_side([Image.new("RGB", (30_000, 10)), Image.new("RGB", (10, 30_000))])
+    assert row.width * row.height < 12_000_000

@@ -1,0 +1,1 @@
+"""A loaded model at work: questions, conversations, many pictures at once."""

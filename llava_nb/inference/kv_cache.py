@@ -1,0 +1,300 @@
+"""Keys and values of what a model has read: written in place, and kept between questions.
+
+Both give transformers' own numbers, to the last bit.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import DynamicCache, LlavaModel
+from transformers.cache_utils import DynamicLayer
+
+from ..sizes import GIB
+from ..vram.free import free_and_total
+
+KeysAndValues = tuple[torch.Tensor, torch.Tensor]
+
+LIMIT_BYTES = 2 * GIB  # of all prefixes together
+HEADROOM_BYTES = GIB // 2  # what one answer takes beside its keys and values
+# So little is kept whatever is free: finding that out takes longer than it is worth.
+SMALL_BYTES = GIB // 16
+
+# What models and `generate` call the keys and values that they are given: "cache" since
+# transformers 5.24, which warns of the older name.
+_ARGUMENTS = inspect.signature(LlavaModel.forward).parameters
+CACHE_ARGUMENT = "cache" if "cache" in _ARGUMENTS else "past_key_values"
+
+
+@dataclass(frozen=True)
+class Room:
+    """For how many tokens of a sequence there is room at first, and at the most."""
+
+    first: int
+    most: int
+
+    def for_tokens(self, tokens: int, held: int) -> int:
+        """Return how long a block to make for so many tokens, of which some are held already."""
+        # No room behind the prompt: activations are at their most with it. It moves when they
+        # are gone.
+        if not held:
+            return tokens
+        if tokens <= self.first:
+            return self.first
+        return max(tokens, min(tokens + tokens // 4, self.most))
+
+
+class PreallocatedLayer(DynamicLayer):
+    """The keys and values of one layer, at the front of blocks with room for the answer.
+
+    Both are (batch, heads, tokens, size of a head). transformers' own layer makes them anew, one
+    token longer, at every step: it copies all of them for each token, and on a GPU leaves blocks
+    that are too short for the next; after 1,024 tokens of a 13B more lies there unused than is in
+    use. Attention is given the filled part, so the numbers are the same.
+    """
+
+    def __init__(self, room: Room, held: KeysAndValues | None = None) -> None:
+        super().__init__()
+        self._room = room
+        self._blocks: list[torch.Tensor] = []
+        self._filled: KeysAndValues | None = None
+        if held is not None:
+            self.lazy_initialization(*held)
+            self.keys, self.values = held
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> KeysAndValues:
+        """Put keys and values behind those that are there; return all of them."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        held = self.get_seq_length()
+        tokens = held + key_states.shape[-2]
+        if not self._fits(tokens, held, key_states):
+            self._make_blocks(self._room.for_tokens(tokens, held), key_states, value_states)
+        for block, states in zip(self._blocks, (key_states, value_states), strict=True):
+            block.narrow(-2, held, tokens - held).copy_(states)
+        self._filled = tuple(block.narrow(-2, 0, tokens) for block in self._blocks)
+        self.keys, self.values = self._filled
+        return self._filled
+
+    def hand_over(self) -> KeysAndValues:
+        """Return the keys and values, of which nothing is left here."""
+        pair = (self.keys, self.values)
+        self.keys = self.values = self._filled = None
+        self._blocks = []
+        self.is_initialized = False
+        return pair
+
+    def take(self, blocks: list[torch.Tensor]) -> None:
+        """Use these blocks, one for keys and one for values, while they are long enough."""
+        self._blocks = blocks
+
+    def _fits(self, tokens: int, held: int, states: torch.Tensor) -> bool:
+        """Whether what is held is in the blocks, as this left it, and so many tokens fit."""
+        if not self._blocks or self._blocks[0].shape[-2] < tokens:
+            return False
+        if not held:
+            return self._blocks[0].shape[:2] == states.shape[:2]
+        filled = self._filled or (None, None)
+        return self.keys is filled[0] and self.values is filled[1]
+
+    def _make_blocks(self, length: int, *states: torch.Tensor) -> None:
+        """Make blocks and copy what is held; the old keys are gone before the new values come."""
+        self._filled, self._blocks = None, []
+        held = self.get_seq_length()
+        blocks = []
+        for name, new in zip(("keys", "values"), states, strict=True):
+            batch, heads, _, width = new.shape
+            blocks.append(new.new_empty(batch, heads, length, width))
+            if held:
+                blocks[-1][:, :, :held] = getattr(self, name)
+                setattr(self, name, blocks[-1][:, :, :held])
+        self._blocks = blocks
+
+
+def cache_with_room(room: Room, layers: Iterable[KeysAndValues] = ()) -> DynamicCache:
+    """Return a cache whose layers have this room.
+
+    `layers` are keys and values to begin with, a pair for each layer, or none at all.
+    """
+    cache = DynamicCache()
+    cache.layers = [PreallocatedLayer(room, pair) for pair in layers]
+    cache.layer_class_to_replicate = partial(PreallocatedLayer, room)
+    return cache
+
+
+def cache_for_batch(network: Any, rows: int, room: Room) -> DynamicCache:
+    """Return a cache whose layers have all their blocks, made before the model begins.
+
+    Made while it reads, they would settle in what the activations of one layer leave behind, and
+    the next layer's would need new memory; large as a batch's are, that is much.
+    """
+    text = network.config.get_text_config()
+    heads = text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    shape = (rows, getattr(text, "num_key_value_heads", None) or heads, room.first, width)
+    cache = cache_with_room(room)
+    for _ in range(text.num_hidden_layers):
+        layer = cache.layer_class_to_replicate()
+        layer.take([torch.empty(shape, dtype=network.dtype, device=network.device) for _ in "kv"])
+        cache.layers.append(layer)
+    return cache
+
+
+def take_layers(cache: DynamicCache, tokens: int) -> list[KeysAndValues]:
+    """Return the first `tokens` of a cache that is not used again.
+
+    The rest of each layer is let go of before the next is copied.
+    """
+    return [
+        tuple(_alone(tensor[:, :, :tokens]) for tensor in layer.hand_over())
+        for layer in cache.layers
+    ]
+
+
+def _alone(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor, or a copy where it would keep more than itself in memory."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """The keys and values of the tokens that a prompt begins with, one pair a layer.
+
+    `ids` is (tokens,), on the CPU. `picture` is the fingerprint of the picture in it, None
+    without one; the picture's last token stands before `picture_end`. Keys and values are
+    (1, heads, tokens, size of a head).
+    """
+
+    ids: torch.Tensor
+    picture: bytes | None
+    picture_end: int
+    layers: list[KeysAndValues]
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory."""
+        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+
+    def shared_with(self, ids: torch.Tensor) -> int:
+        """Return how many tokens are the same from the start on."""
+        most = min(len(self.ids), len(ids))
+        return int((self.ids[:most] == ids[:most]).long().cumprod(0).sum())
+
+    def begins(self, other: Prefix) -> bool:
+        """Whether `other` starts with all of this."""
+        return self.picture == other.picture and self.shared_with(other.ids) == len(self.ids)
+
+    def first(self, tokens: int, room: Room) -> DynamicCache:
+        """Return a cache of its own with the first `tokens` of this, and this room."""
+        return cache_with_room(room, [(k[:, :, :tokens], v[:, :, :tokens]) for k, v in self.layers])
+
+    def handed_over(self, room: Room) -> DynamicCache:
+        """Return a cache with all of this, of which nothing is left here."""
+        return cache_with_room(room, (self.layers.pop(0) for _ in range(len(self.layers))))
+
+
+class PrefixCache:
+    """What one model has read and remembers, the least recently used first.
+
+    A picture takes 576 tokens or more and a question ten, so whoever asks twice about a picture
+    would wait mostly for what the model knows. A prefix that is gone on from as a whole is handed
+    over, so that nothing is held twice, and comes back with the answer. `limit_bytes` is the most
+    that all take together; 0 keeps none. `free_vram()` may clear it from another thread.
+    """
+
+    def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
+        self.limit_bytes = limit_bytes
+        self._prefixes: list[Prefix] = []
+        self._lock = threading.RLock()
+
+    def __len__(self) -> int:
+        return len(self._prefixes)
+
+    def __iter__(self) -> Iterator[Prefix]:
+        return iter(list(self._prefixes))
+
+    @property
+    def nbytes(self) -> int:
+        """What all of them take in memory."""
+        return sum(prefix.nbytes for prefix in self)
+
+    def picture_tokens(self, picture: bytes, image_token: int) -> int | None:
+        """Return as how many tokens a picture was read, None if it is not remembered."""
+        for prefix in self:
+            if prefix.picture == picture:
+                return int((prefix.ids == image_token).sum())
+        return None
+
+    def start(
+        self, ids: torch.Tensor, picture: bytes | None, picture_end: int, room: Room, *, whole: bool
+    ) -> tuple[DynamicCache, int]:
+        """Return a cache to go on from, with this room, and how many of `ids` are in it.
+
+        `whole` takes all that is shared, as a conversation does. Without it that is the
+        picture and what stands before it: a question then gives the same numbers to the
+        last bit, whatever was asked before. At least one token is left to read.
+        """
+        with self._lock:
+            found, most = None, 0
+            for prefix in self._prefixes:
+                if prefix.picture != picture:
+                    continue
+                shared = min(prefix.shared_with(ids), len(ids) - 1)
+                shared = shared if whole else min(shared, picture_end)
+                if shared >= picture_end and shared > most:
+                    found, most = prefix, shared
+            if found is None:
+                return cache_with_room(room), 0
+            self._prefixes.remove(found)
+            if most == len(found.ids):
+                return found.handed_over(room), most
+            self._prefixes.append(found)  # now the most recently used
+            return found.first(most, room), most
+
+    def keep(self, prefix: Prefix) -> None:
+        """Remember a prefix in place of those that it begins with, up to the limit.
+
+        If another begins with it, that one will do.
+        """
+        with self._lock:
+            if any(prefix.begins(kept) for kept in self._prefixes):
+                return
+            kept = [each for each in self._prefixes if not each.begins(prefix)]
+            self._prefixes = [*kept, prefix]
+            while self._prefixes and self.nbytes > self.limit_bytes:
+                self._prefixes.pop(0)
+
+    def make_room(self, tokens: int, device: Any) -> None:
+        """Forget the least recently used until `tokens` more fit in what is free.
+
+        A small rest stays: it would make no room to speak of.
+        """
+        with self._lock:
+            while self.nbytes > SMALL_BYTES:
+                newest = self._prefixes[-1]
+                needed = tokens * newest.nbytes // len(newest.ids) + HEADROOM_BYTES
+                free = free_bytes(device)
+                if free is None or free >= needed:
+                    return
+                self._prefixes.pop(0)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._prefixes.clear()
+
+
+def free_bytes(device: Any) -> int | None:
+    """Return what is free where the model is, with what torch keeps there unused."""
+    free, _ = free_and_total(device)
+    if free is not None and torch.device(device).type == "cuda":
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free

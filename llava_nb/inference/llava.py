@@ -1,0 +1,236 @@
+"""What people call: a loaded LLaVA. The work is done by its `Engine`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from ..errors import PromptError
+from ..images import open_image
+from ..processor import Spelling
+from ..prompts import DEFAULT_PROMPT, DEFAULT_STYLE, check_question
+from ..vram.free import free_vram
+from .answer import MAX_NEW_TOKENS, Answer, Settings, Stop, shown, whole_number
+from .batch import ask_batch
+from .chat import Chat
+from .engine import Engine
+from .kv_cache import PrefixCache
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Llava:
+    """A model with its processor. Made by `load()`.
+
+    `name`, `source` (what `load()` takes to load the same again) and `reason` (why this model) say
+    what was loaded; `engine` runs it.
+
+    `ask`, `stream`, `ask_batch` and everything of a `chat` take the same four settings:
+
+    - `max_new_tokens`: the most tokens that the answer may have.
+    - `temperature`: with 0 (or None) the same question gives the same answer; above it, words are
+      drawn at random, up to about 1 with sense.
+    - `top_p`: draw from the likeliest words alone, those that have this share together.
+    - `stop`: a `threading.Event` or the like; the answer ends within two tokens of its being set.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        name: str,
+        source: str | None = None,
+        reason: str = "",
+        quantization: str | None = None,
+        style: str | None = DEFAULT_STYLE,
+        spelling: Spelling | None = None,
+    ) -> None:
+        self.name, self.reason, self.source = name, reason, source or name
+        self.engine = Engine(
+            model,
+            processor,
+            name=name,
+            quantization=quantization,
+            style=style,
+            spelling=spelling,
+        )
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return f"<Llava {self.name}, closed>"
+        stored = self.quantization or "not quantised"
+        return f"<Llava {self.name}, {stored}, {self.dtype} on {self.device}>"
+
+    @property
+    def model(self) -> Any:
+        """The transformers model; None once closed."""
+        return None if self.closed else self.engine.network
+
+    @property
+    def processor(self) -> Any:
+        """The transformers processor; None once closed."""
+        return None if self.closed else self.engine.processor
+
+    @property
+    def quantization(self) -> str | None:
+        """How the language model is stored: "4bit", "8bit", or None for unquantised."""
+        return self.engine.quantization
+
+    @property
+    def style(self) -> str | None:
+        """The conversation's name, which may be set; None is the model's own chat template."""
+        return self.engine.style
+
+    @style.setter
+    def style(self, name: str | None) -> None:
+        self.engine.style = name
+
+    @property
+    def spelling(self) -> Spelling | None:
+        """How a prompt is written for the tokenizer of an original checkpoint, None for others."""
+        return self.engine.spelling
+
+    @property
+    def prefixes(self) -> PrefixCache:
+        """What the model has read and remembers."""
+        return self.engine.prefixes
+
+    @property
+    def closed(self) -> bool:
+        """True once the model has been released."""
+        return self.engine.closed
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.engine.device
+
+    @property
+    def dtype(self) -> str:
+        """What the unquantised parts are stored in and all is computed in, e.g. "float16"."""
+        return str(self.engine.dtype).removeprefix("torch.")
+
+    def caption_image(
+        self, image_file: Any, prompt: str = DEFAULT_PROMPT, *, max_new_tokens: int = 512
+    ) -> tuple[Image.Image, str]:
+        """Return the picture as opened, and the answer's text.
+
+        `image_file` is anything that `open_image` takes: a path, a URL, bytes, an upload.
+        Warns if the answer was cut off at `max_new_tokens`. Raises what `ask` raises.
+        """
+        question, most = check_question(prompt), Settings(max_new_tokens).max_new_tokens
+        picture = open_image(image_file)
+        answer = self.ask(picture, question, max_new_tokens=most)
+        if answer.finish == "limit":
+            repair = (
+                f"The answer stopped at the limit of {most} tokens; "
+                f"caption_image(..., max_new_tokens={2 * most}) gives it more room."
+            )
+            if answer.tokens < most:  # then it was not the limit
+                repair = (
+                    f"The answer stopped after {answer.tokens} tokens: with picture and prompt "
+                    f"that is all that {self.name} holds. A shorter prompt leaves more room."
+                )
+            warnings.warn(repair, stacklevel=2)
+        return picture, answer.text
+
+    def ask(
+        self,
+        image: Any,
+        prompt: str,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_p: float | None = None,
+        stop: Stop | None = None,
+    ) -> Answer:
+        """Ask about a picture (or None: about nothing seen) and wait for the answer.
+
+        `image` is anything that `open_image` takes. The settings are those of `Llava`. Raises
+        ImageError, PromptError, OutOfVramError or, once closed, ModelError, each with its repair.
+        """
+        settings = Settings(max_new_tokens, temperature, top_p, stop)
+        return self.engine.answer(self.engine.prepare(image, prompt, settings))
+
+    def stream(
+        self,
+        image: Any,
+        prompt: str,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_p: float | None = None,
+        stop: Stop | None = None,
+    ) -> Iterator[str]:
+        """Give the answer in pieces as it grows; joined, they are `ask`'s text.
+
+        Takes what `ask` takes and raises what `ask` raises, the model's own faults
+        included. Leaving the loop early ends the answer.
+        """
+        settings = Settings(max_new_tokens, temperature, top_p, stop)
+        return self.engine.pieces(self.engine.prepare(image, prompt, settings))
+
+    def ask_batch(
+        self,
+        images: Any,
+        prompts: str | Sequence[str],
+        *,
+        batch_size: int = 8,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_p: float | None = None,
+        stop: Stop | None = None,
+    ) -> list[Answer]:
+        """Ask about many pictures, `batch_size` at once; the answers are in their order.
+
+        `images` is a list (or generator, column, array) of what `ask` takes, `prompts` as many
+        questions; either may be one for all. A picture that cannot be read, or does not fit into
+        memory even alone, gives an answer with `finish` "failed" and its `error`; the others are
+        answered. When memory runs out the batch is halved and tried again. After `stop` the
+        pictures not yet begun have empty answers that say "stopped".
+
+        Raises PromptError for lengths that differ, questions that are none, or settings that mean
+        nothing.
+        """
+        settings = Settings(max_new_tokens, temperature, top_p, stop)
+        return ask_batch(self.engine, images, prompts, batch_size, settings)
+
+    def chat(self, image: Any = None, *, forget_oldest: bool = False) -> Chat:
+        """Begin a conversation about a picture (or None), which is read once.
+
+        Several pictures are laid side by side as one, with a warning. `forget_oldest`: when the
+        model is full, leave out the oldest questions instead of raising PromptError. Raises
+        ImageError.
+        """
+        return Chat(self.engine, image, forget_oldest=forget_oldest)
+
+    def save_4bit(self, folder: str | Path) -> Path:
+        """Write the 4-bit model to a folder and return it; `load(folder)` reads it back.
+
+        Raises ModelError, or DoesNotFitError if the disk is too small.
+        """
+        from .. import saving
+
+        return saving.save_4bit(self, folder)
+
+    def close(self) -> None:
+        """Release the model's memory. Asking afterwards raises ModelError.
+
+        An answer under way in another thread ends first. An exception of an earlier cell may
+        still hold the model, so it is let go of too, as `free_vram()` does it.
+        """
+        self.engine.close()
+        free_vram()
+
+    def prompt_text(self, prompt: str, *, images: int = 1) -> str:
+        """Return the exact text that the model is given for a question about so many pictures."""
+        number = whole_number(images, lowest=0)
+        if number is None:
+            raise PromptError(f"images is {shown(images)}; it is how many pictures there are.")
+        return self.engine.prompt_text([(prompt, None)], number)

@@ -1,0 +1,355 @@
+"""Asking the embedded model: right answers, streams, stops, settings and faults."""
+
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from llava_lessons.pictures import SEEDS, scene_of
+from llava_lessons.tiny.questions import describe_scene
+from llava_nb import Answer, ModelError, PromptError, load, open_image
+from llava_nb.inference import engine
+from llava_nb.inference.answer import AnswerStream, Settings
+from llava_nb.pictures import example_picture
+
+QUESTION = "Describe this picture."
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_bundled_pictures_are_described_rightly(tiny, name):
+    _, caption = tiny.caption_image(example_picture(name), QUESTION)
+    assert caption == describe_scene(scene_of(name))
+
+
+def test_caption_image_returns_the_picture_it_saw(tiny):
+    picture, _ = tiny.caption_image(example_picture())
+    assert picture.tobytes() == open_image(example_picture()).tobytes()
+
+
+@pytest.mark.parametrize("question", [QUESTION, "How many shapes are there?", "무엇이 보이나요?"])
+def test_a_stream_joined_is_the_answer(tiny, picture, question):
+    assert "".join(tiny.stream(picture, question)) == tiny.ask(picture, question).text
+
+
+def test_a_stream_comes_in_pieces(tiny, picture):
+    pieces = list(tiny.stream(picture, QUESTION))
+    assert len(pieces) > 3, pieces
+
+
+def test_the_same_question_gets_the_same_answer(tiny, picture):
+    assert tiny.ask(picture, QUESTION).text == tiny.ask(picture, QUESTION).text
+
+
+def test_figures_of_an_answer(tiny, picture):
+    answer = tiny.ask(picture, QUESTION)
+    assert answer.finish == "eos" and answer.peak_vram_bytes is None
+    assert 0 < answer.first_token_seconds <= answer.seconds
+
+
+def test_the_peak_of_an_answer_is_the_trackers(tiny, picture, monkeypatch):
+    class Tracker(contextlib.nullcontext):
+        highest = 123
+
+    monkeypatch.setattr(engine, "peak_on", lambda device: Tracker(Tracker))
+    assert tiny.ask(picture, QUESTION, max_new_tokens=2).peak_vram_bytes == 123
+
+
+def test_a_cut_answer_says_so(tiny, picture):
+    answer = tiny.ask(picture, QUESTION, max_new_tokens=3)
+    assert (answer.tokens, answer.finish) == (3, "limit")
+    assert "stopped at the limit" in str(answer) and "stopped at the limit" in answer._repr_html_()
+
+
+def test_caption_image_warns_of_a_cut(tiny):
+    with pytest.warns(
+        UserWarning, match=r"limit of 2 tokens; caption_image\(..., max_new_tokens=4"
+    ):
+        tiny.caption_image(example_picture(), max_new_tokens=2)
+
+
+class StopAfter:
+    """Becomes set when it has been looked at `count` times: once a token."""
+
+    def __init__(self, count):
+        self.left = count
+
+    def is_set(self):
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_stop_ends_within_two_tokens(tiny, picture, count):
+    answer = tiny.ask(picture, QUESTION, stop=StopAfter(count))
+    assert answer.tokens <= count + 2 and answer.finish == "stopped", answer
+
+
+def test_leaving_a_stream_early_frees_the_model_for_the_next(tiny, picture):
+    pieces = tiny.stream(picture, QUESTION)
+    next(pieces)
+    pieces.close()
+    assert tiny.engine.lock.acquire(blocking=False)
+    tiny.engine.lock.release()
+
+
+def test_a_stream_within_a_stream_and_a_question_within_both(tiny, picture):
+    whole = tiny.ask(picture, QUESTION).text
+    for _ in tiny.stream(picture, QUESTION):
+        inner = tiny.stream(picture, QUESTION)
+        assert whole.startswith(next(inner))
+        assert tiny.ask(picture, QUESTION).text == whole
+        assert "".join(inner)
+        break
+
+
+def test_a_stop_that_asks_itself_is_answered(tiny, picture):
+    class Asks:
+        answers = []
+
+        def is_set(self):
+            self.answers.append(tiny.ask(picture, QUESTION, max_new_tokens=1).tokens)
+            return False
+
+    assert tiny.ask(picture, QUESTION, max_new_tokens=3, stop=Asks()).tokens == 3
+    assert Asks.answers == [1, 1, 1]
+
+
+def test_threads_ask_at_once_and_each_gets_its_answer(tiny):
+    names = list(SEEDS)
+    alone = [tiny.ask(example_picture(name), QUESTION).text for name in names]
+    with ThreadPoolExecutor(len(names)) as pool:
+        asked = pool.map(lambda name: tiny.ask(example_picture(name), QUESTION).text, names)
+        assert list(asked) == alone
+
+
+def test_an_interrupt_in_the_middle_leaves_the_model_usable(tiny, picture):
+    class Interrupts(StopAfter):
+        def is_set(self):
+            if super().is_set():
+                raise KeyboardInterrupt
+            return False
+
+    whole = tiny.ask(picture, QUESTION).text
+    with pytest.raises(KeyboardInterrupt):
+        tiny.ask(picture, QUESTION, stop=Interrupts(2))
+    assert tiny.ask(picture, QUESTION).text == whole
+
+
+def test_a_fault_of_the_model_reaches_whoever_reads_the_stream(tiny, picture, monkeypatch):
+    monkeypatch.setattr(tiny.model, "generate", lambda **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(tiny.stream(picture, QUESTION))
+
+
+def test_a_question_without_a_picture(tiny):
+    assert tiny.ask(None, "Who wrote Hamlet?", max_new_tokens=8).tokens > 0
+
+
+def test_image_token_without_a_picture(tiny):
+    with pytest.raises(PromptError, match="no picture was given"):
+        tiny.ask(None, "<image>\nWhat is this?")
+
+
+def test_two_image_tokens_and_one_picture(tiny, picture):
+    with pytest.raises(PromptError, match="1 picture"):
+        tiny.ask(picture, "<image> <image> What is this?")
+
+
+@pytest.mark.parametrize("prompt", ["", "   "])
+def test_an_empty_prompt(tiny, picture, prompt):
+    with pytest.raises(PromptError, match="The prompt is empty"):
+        tiny.ask(picture, prompt)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "half \ud83d a llama",
+        "\ud83e\udd99?",
+        "안녕하세요?",
+        "Привет",
+        "مرحبا",
+        "🦙🌋",
+        "\x00\ufffe",
+        "</s> <pad> <unk>",
+    ],
+)
+def test_any_text_in_any_script_gets_an_answer(tiny, picture, text):
+    assert tiny.ask(picture, text, max_new_tokens=8).tokens > 0
+
+
+def test_a_temperature_draws_at_random(tiny, picture):
+    drawn = {tiny.ask(picture, QUESTION, temperature=5.0, top_p=1.0).text for _ in range(3)}
+    assert len(drawn) > 1, drawn
+
+
+def test_a_closed_model_says_how_to_get_it_back(picture):
+    llava = load("tiny")
+    llava.close()
+    with pytest.raises(ModelError, match=r'tiny has been closed. Load it again: load\("tiny"\)'):
+        llava.ask(picture, QUESTION)
+    assert "closed" in repr(llava) and llava.model is None
+    with pytest.raises(ModelError, match="has been closed"):
+        llava.chat(picture).ask(QUESTION)
+
+
+def test_the_prompt_is_vicuna_v1(tiny):
+    assert tiny.prompt_text("Hi").endswith("questions. USER: <image>\nHi ASSISTANT:")
+
+
+def test_a_model_with_another_template_is_asked_in_its_own(tiny, monkeypatch):
+    monkeypatch.setattr(tiny, "style", None)
+    assert tiny.prompt_text("Hi") == load("tiny").processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Hi"}]}],
+        add_generation_prompt=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        (None, "it is None. Ask something"),
+        (open_image(example_picture()), "type Image, which looks like a picture"),
+        (["What?", "Where?"], "type list, not text. .*ask_batch"),
+        (b"What?", "type bytes"),
+        (5, r"a number \(5\), not text"),
+    ],
+)
+def test_what_is_no_question_is_named(tiny, picture, prompt, message):
+    for ask in (tiny.ask, tiny.stream, tiny.caption_image, tiny.ask_batch):
+        if not (ask == tiny.ask_batch and isinstance(prompt, list)):
+            with pytest.raises(PromptError, match=message):
+                ask(picture, prompt)
+
+
+END = 0
+
+
+class Bytes:
+    """One token a byte, as the worst case of a byte-level tokenizer."""
+
+    def decode(self, ids, skip_special_tokens):
+        return bytes(i for i in ids if i != END).decode(errors="replace")
+
+
+def stream(limit=100, context=50, prompt=3):
+    made = AnswerStream([prompt], Bytes(), Settings(limit), context, 0.0)
+    made.put(torch.ones(1, prompt, dtype=torch.long))
+    return made
+
+
+def summed_up(made):
+    return made.answers([END], None)[0]
+
+
+def feed(made, text):
+    for byte in text.encode():
+        made.put(torch.tensor([byte]))
+
+
+def test_the_prompt_is_no_part_of_the_answer():
+    made = stream()
+    feed(made, "hi")
+    assert summed_up(made).text == "hi"
+
+
+def test_half_a_character_is_held_back():
+    made = stream()
+    made.listen()
+    feed(made, "é!")
+    made.work(made.end)
+    assert list(made.pieces()) == ["é", "!"]
+
+
+def test_pieces_join_to_the_text_with_spaces_and_lines():
+    made = stream()
+    made.listen()
+    feed(made, "  two words\n\nand 한국어  ")
+    made.work(made.end)
+    assert "".join(made.pieces()) == summed_up(made).text == "two words\n\nand 한국어"
+
+
+def test_a_fault_in_the_worker_reaches_the_reader():
+    made = stream()
+    made.listen()
+
+    def fail():
+        raise RuntimeError("the model broke")
+
+    made.work(fail)
+    with pytest.raises(RuntimeError, match="the model broke"):
+        list(made.pieces())
+
+
+def test_the_limit_is_what_the_context_leaves():
+    assert stream(limit=100, context=50, prompt=3).limit == 47
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "finish"), [("ab\0", 9, "eos"), ("ab", 2, "limit"), ("ab", 9, "stopped")]
+)
+def test_how_an_answer_finished(text, limit, finish):
+    made = stream(limit=limit)
+    feed(made, text)
+    assert summed_up(made).finish == finish
+
+
+def test_an_end_on_the_last_token_is_no_cut():
+    made = stream(limit=3)
+    feed(made, "ab\0")
+    assert summed_up(made).finish == "eos"
+
+
+def test_greedy_arguments_name_no_temperature():
+    assert Settings(5).arguments == {"do_sample": False}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ((0, 0.0, None), "max_new_tokens is 0.*a whole number from 1 on"),
+        ((2.5, 0.0, None), "max_new_tokens is 2.5"),
+        ((5, -1, None), "temperature is -1; take 0"),
+        ((5, 0.5, 0), "top_p is 0; take a share"),
+        ((True, 0.0, None), "max_new_tokens is True"),
+        ((5, "warm", None), "temperature is 'warm'"),
+        ((5, float("nan"), None), "temperature is nan"),
+        ((5, 0.0, None, True), r"stop is True; .*threading.Event\(\)"),
+        ((5, 0.0, 0.9), "give a temperature as well"),
+    ],
+)
+def test_settings_that_mean_nothing(settings, message):
+    with pytest.raises(PromptError, match=message):
+        Settings(*settings)
+
+
+@pytest.mark.parametrize("same", [(5.0, None, 1), ("5", "0", "1.0"), (5, 1e-300, None)])
+def test_numbers_count_however_they_came(same):
+    assert Settings(*same).arguments == {"do_sample": False} and Settings(*same).max_new_tokens == 5
+
+
+def answer(**changes):
+    figures = {"tokens": 20, "seconds": 4.0, "first_token_seconds": 0.5}
+    fields = {"text": "A cat.", "peak_vram_bytes": None, "finish": "eos", **figures, **changes}
+    return Answer(**fields)
+
+
+def test_the_speed_counts_everything():
+    assert answer().tokens_per_second == 5.0
+
+
+def test_no_time_is_no_speed():
+    assert answer(seconds=0.0).tokens_per_second == 0.0
+
+
+def test_printed_it_is_the_text_and_its_figures():
+    assert str(answer()) == "A cat.\n(20 tokens in 4.0 s, 5.0 tokens/s, first after 0.5 s)"
+
+
+def test_peak_is_shown_in_gib():
+    assert "peak 2.50 GiB of VRAM" in answer(peak_vram_bytes=5 * 2**29).summary
+
+
+def test_shown_as_html_the_text_stays_text():
+    assert "&lt;img src=x&gt;" in answer(text="<img src=x>")._repr_html_()

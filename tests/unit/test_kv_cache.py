@@ -1,0 +1,320 @@
+"""Keys and values: the numbers of transformers, in fewer blocks, and what is remembered of them."""
+
+import pytest
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from llava_nb import load
+from llava_nb.inference import kv_cache
+from llava_nb.inference.kv_cache import (
+    PreallocatedLayer,
+    Prefix,
+    PrefixCache,
+    Room,
+    cache_for_batch,
+    cache_with_room,
+    take_layers,
+)
+from llava_nb.pictures import example_picture
+
+HEADS, WIDTH = 2, 4
+
+
+def states(tokens, batch=1):
+    """Keys and values as attention makes them: transposed views."""
+    return tuple(torch.randn(batch, tokens, HEADS, WIDTH).transpose(1, 2) for _ in range(2))
+
+
+def both(room, *lengths, batch=1):
+    """A layer and a cache of transformers' own, given the same."""
+    layer, other = PreallocatedLayer(room), DynamicCache()
+    for length in lengths:
+        pair = states(length, batch)
+        found, expected = layer.update(*pair), other.update(*pair, 0)
+    return layer, other, found, expected
+
+
+@pytest.mark.parametrize("room", [Room(1, 1), Room(9, 9), Room(20, 40), Room(8, 11)], ids=str)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_keys_and_values_are_those_of_transformers(room, batch):
+    layer, _, found, expected = both(room, 5, 3, 1, 1, 1, batch=batch)
+    assert layer.get_seq_length() == 11
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_token_is_written_where_there_is_room():
+    layer = PreallocatedLayer(Room(10, 10))
+    layer.update(*states(5))
+    moved = layer.update(*states(1))[0].data_ptr()
+    stays = [layer.update(*states(1))[0].data_ptr() for _ in range(4)]
+    assert set(stays) == {moved}
+
+
+def test_the_first_tokens_have_no_room_behind_them():
+    layer = PreallocatedLayer(Room(10, 10))
+    keys, values = layer.update(*states(5))
+    held = [tensor.untyped_storage().nbytes() for tensor in (keys, values)]
+    assert held == [5 * HEADS * WIDTH * 4] * 2
+
+
+def test_a_batch_has_all_its_blocks_before_the_model_begins(tiny):
+    text = tiny.model.config.text_config
+    cache = cache_for_batch(tiny.model, 3, Room(20, 40))
+    assert len(cache.layers) == text.num_hidden_layers and cache.get_seq_length() == 0
+    heads, width = text.num_key_value_heads, text.hidden_size // text.num_attention_heads
+    places = set()
+    for tokens in (12, 1, 7):
+        pair = torch.randn(2, 3, heads, tokens, width)
+        held = cache.update(*pair, 0)
+        places.add((held[0].data_ptr(), held[1].data_ptr()))
+    assert len(places) == 1 and torch.equal(held[1][:, :, -7:], pair[1])
+
+
+def test_blocks_of_another_shape_are_not_used():
+    layer = PreallocatedLayer(Room(9, 9))
+    layer.take([torch.empty(2, HEADS, 9, WIDTH) for _ in range(2)])
+    pair = states(4, batch=3)
+    assert all(torch.equal(a, b) for a, b in zip(layer.update(*pair), pair, strict=True))
+
+
+def length_of(layer):
+    return layer.keys.untyped_storage().nbytes() // (HEADS * WIDTH * 4)
+
+
+def test_when_it_is_full_there_is_a_quarter_more_up_to_the_most():
+    layer, lengths = PreallocatedLayer(Room(8, 13)), []
+    layer.update(*states(5))
+    for _ in range(9):
+        layer.update(*states(1))
+        lengths.append(length_of(layer))
+    assert lengths == [8, 8, 8, 11, 11, 11, 13, 13, 14]
+
+
+def test_what_it_begins_with_is_not_written_to():
+    held = states(4)
+    layer = PreallocatedLayer(Room(6, 6), held)
+    before = [tensor.clone() for tensor in held]
+    keys, _ = layer.update(*states(1))
+    assert torch.equal(keys[:, :, :4], held[0]) and keys.data_ptr() != held[0].data_ptr()
+    assert all(torch.equal(a, b) for a, b in zip(held, before, strict=True))
+
+
+@pytest.mark.parametrize("change", ["crop", "reorder", "repeat"])
+def test_what_transformers_does_to_a_layer_is_done(change):
+    layer, other, _, _ = both(Room(9, 9), 4, 1, batch=2)
+    for each in (layer, other.layers[0]):
+        if change == "crop":
+            each.crop(-2)
+        elif change == "reorder":
+            each.reorder_cache(torch.tensor([1, 0]))
+        else:
+            each.batch_repeat_interleave(2)
+    more = states(1, batch=4 if change == "repeat" else 2)
+    found, expected = layer.update(*more), other.update(*more, 0)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_what_is_handed_over_is_gone_here():
+    layer, _, found, _ = both(Room(9, 9), 4, 1)
+    pair = layer.hand_over()
+    assert pair[0] is found[0] and layer.get_seq_length() == 0
+    assert torch.equal(layer.update(*states(2))[0], layer.keys) and layer.get_seq_length() == 2
+
+
+def test_a_cache_makes_its_layers_as_they_are_needed():
+    cache = cache_with_room(Room(9, 9))
+    for layer in range(3):
+        cache.update(*states(2), layer)
+    assert [type(layer) for layer in cache.layers] == [PreallocatedLayer] * 3
+    assert cache.get_seq_length() == 2
+
+
+class AnewEachTime(DynamicLayer):
+    """transformers' own layer, in the place of `PreallocatedLayer`."""
+
+    def __init__(self, room, held=None):
+        super().__init__()
+        if held is not None:
+            self.lazy_initialization(*held)
+            self.keys, self.values = held
+
+    def take(self, blocks):
+        """Do without."""
+
+    def hand_over(self):
+        pair, self.keys, self.values = (self.keys, self.values), None, None
+        return pair
+
+
+def scores_of(llava, monkeypatch, ask):
+    """The ids of the answers, and all logits that they were chosen by."""
+    said, real = [], llava.model.generate
+
+    def keep(**arguments):
+        said.extend(real(**arguments, return_dict_in_generate=True, output_scores=True).scores)
+
+    llava.prefixes.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(llava.model, "generate", keep)
+        return [answer.ids for answer in ask(llava)], said
+
+
+def one_by_one(llava):
+    conversation = llava.chat(example_picture())
+    asked = [
+        llava.ask(example_picture(), "Describe this picture.", max_new_tokens=n) for n in (9, 3)
+    ]
+    return [*asked, conversation.ask("What is in it?"), conversation.ask("What else?")]
+
+
+def at_once(llava):
+    return llava.ask_batch(
+        [example_picture()] * 3, ["What is in it?", "Count.", "Describe it all."]
+    )
+
+
+@pytest.mark.parametrize("ask", [one_by_one, at_once])
+@pytest.mark.parametrize("quantization", ["4bit", None])
+def test_every_logit_is_that_of_transformers_own_layers(quantization, ask, monkeypatch):
+    llava = load("tiny", quantization=quantization)
+    ids, found = scores_of(llava, monkeypatch, ask)
+    monkeypatch.setattr(kv_cache, "PreallocatedLayer", AnewEachTime)
+    expected_ids, expected = scores_of(llava, monkeypatch, ask)
+    assert ids == expected_ids and len(found) == len(expected) > 3
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+CPU = torch.device("cpu")
+TOKEN_BYTES = 2 * 2 * 3 * 4  # layers, keys and values, numbers of a token, bytes of a number
+
+
+def prefix(*ids, picture=b"cat", end=2):
+    """Two layers; the numbers of a token say which it is."""
+    numbers = torch.tensor(ids, dtype=torch.float32)[None, None, :, None].expand(1, 1, -1, 3)
+    layer = (numbers.clone(), -numbers)
+    return Prefix(torch.tensor(ids), picture, end, [layer, layer])
+
+
+@pytest.fixture(autouse=True)
+def roomy(monkeypatch):
+    monkeypatch.setattr(kv_cache, "free_and_total", lambda device: (10**9, 10**9))
+    monkeypatch.setattr(kv_cache, "SMALL_BYTES", 0)
+
+
+def keep(*prefixes, limit=10**6):
+    cache = PrefixCache(limit)
+    for each in prefixes:
+        cache.keep(each)
+    return cache
+
+
+def start(cache, *ids, picture=b"cat", end=2, whole=True):
+    begun, reused = cache.start(torch.tensor(ids), picture, end, Room(9, 9), whole=whole)
+    assert begun.get_seq_length() == reused
+    return begun, reused
+
+
+def test_a_conversation_goes_on_where_it_was():
+    begun, reused = start(keep(prefix(1, 2, 3, 4)), 1, 2, 3, 4, 5)
+    assert reused == 4
+    assert take_layers(begun, reused)[1][0][0, 0, :, 0].tolist() == [1, 2, 3, 4]
+
+
+def test_what_differs_is_read_again():
+    begun, reused = start(keep(prefix(1, 2, 3, 4)), 1, 2, 3, 9, 5)
+    assert (reused, take_layers(begun, reused)[0][1].shape[2]) == (3, 3)
+
+
+def test_a_question_alone_takes_the_picture_and_no_more():
+    assert start(keep(prefix(1, 2, 3, 4)), 1, 2, 3, 4, 5, whole=False)[1] == 2
+
+
+def test_one_token_at_least_is_left_to_read():
+    assert start(keep(prefix(1, 2, 3, 4)), 1, 2, 3, 4)[1] == 3
+
+
+def test_half_a_picture_is_nothing():
+    assert start(keep(prefix(1, 2, 3, end=3)), 1, 2, 9, 4, end=3)[1] == 0
+
+
+def test_another_picture_with_the_same_tokens_is_another():
+    assert start(keep(prefix(1, 2, 3)), 1, 2, 3, 4, picture=b"dog")[1] == 0
+
+
+def test_of_several_the_longest_is_taken():
+    assert start(keep(prefix(1, 2, 7), prefix(1, 2, 3, 4), prefix(1, 2, 8)), 1, 2, 3, 4, 5)[1] == 4
+
+
+def test_a_longer_one_takes_the_place_of_its_beginning():
+    kept = keep(prefix(1, 2), prefix(1, 2, 3))
+    assert [len(each.ids) for each in kept] == [3]
+
+
+def test_conversations_that_part_are_both_kept():
+    assert len(keep(prefix(1, 2, 3), prefix(1, 2, 4))) == 2
+
+
+def test_what_is_kept_does_not_change_when_it_is_gone_on_from():
+    kept = keep(prefix(1, 2, 3))
+    begun, _ = start(kept, 1, 2, 9)
+    more = torch.full((1, 1, 1, 3), 99.0)
+    for layer in range(2):
+        begun.update(more, more, layer)
+    (held,) = kept
+    assert held.layers[0][0][0, 0, :, 0].tolist() == [1, 2, 3]
+
+
+def test_what_is_gone_on_from_as_a_whole_is_not_held_twice():
+    kept = keep(prefix(1, 2, 3))
+    assert start(kept, 1, 2, 3, 4)[1] == 3 and len(kept) == 0
+
+
+def test_the_beginning_of_another_is_not_kept_beside_it():
+    kept = keep(prefix(1, 2, 3), prefix(1, 2))
+    assert [len(each.ids) for each in kept] == [3]
+
+
+def test_what_is_taken_lets_go_of_the_rest():
+    begun, _ = start(keep(prefix(1, 2, 3, 4)), 1, 2, 3, 9)
+    layers = take_layers(begun, 2)
+    assert [keys.untyped_storage().nbytes() for keys, _ in layers] == [2 * 3 * 4] * 2
+    assert begun.layers[0].keys is None
+
+
+def test_bytes_are_counted():
+    assert keep(prefix(1, 2, 3), prefix(1, 2, 4, 5)).nbytes == 7 * TOKEN_BYTES
+
+
+def test_over_the_limit_the_least_recently_used_goes():
+    kept = keep(prefix(1, 2, 3, 7), prefix(1, 2, 4), limit=8 * TOKEN_BYTES)
+    start(kept, 1, 2, 3, 9)
+    kept.keep(prefix(1, 2, 5))
+    assert [each.ids[-1].item() for each in kept] == [7, 5]
+
+
+def test_a_limit_of_nothing_keeps_nothing():
+    assert len(keep(prefix(1, 2, 3), limit=0)) == 0
+
+
+def test_room_is_made_for_an_answer(monkeypatch):
+    kept = keep(prefix(1, 2, 3), prefix(1, 2, 4))
+    free = iter([0, kv_cache.HEADROOM_BYTES + 5 * TOKEN_BYTES])
+    monkeypatch.setattr(kv_cache, "free_and_total", lambda device: (next(free), 10**9))
+    kept.make_room(5, CPU)
+    assert [each.ids[-1].item() for each in kept] == [4]
+
+
+def test_a_little_is_kept_and_nobody_asks_what_is_free(monkeypatch):
+    asked = []
+    monkeypatch.setattr(kv_cache, "SMALL_BYTES", 7 * TOKEN_BYTES)
+    monkeypatch.setattr(kv_cache, "free_and_total", lambda device: asked.append(1) or (0, 1))
+    kept = keep(prefix(1, 2, 3), prefix(1, 2, 4, 5))
+    kept.make_room(5, CPU)
+    assert (len(kept), asked) == (2, [])
+
+
+def test_the_tokens_of_a_known_picture_are_counted():
+    kept = keep(prefix(1, 7, 7, 7, 3))
+    assert kept.picture_tokens(b"cat", 7) == 3
+    assert kept.picture_tokens(b"dog", 7) is None
