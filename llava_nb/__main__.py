@@ -12,6 +12,9 @@ from typing import Any
 
 from . import __version__
 from .errors import LlavaNbError
+from .prompts import DEFAULT_PROMPT
+
+INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended: 128 and the signal's number
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     caption = commands.add_parser("caption", help="caption a picture")
     caption.add_argument("image", nargs="?", help="a path or URL (default: a bundled picture)")
-    caption.add_argument("prompt", nargs="?", default="Describe this picture.")
+    caption.add_argument("prompt", nargs="?", default=DEFAULT_PROMPT)
     caption.add_argument("--model", default="auto", help="short name, hub id or folder")
     caption.add_argument(
         "--quantization", default="4bit", help="4bit, 8bit or none (default: 4bit)"
@@ -29,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_folder(commands)
     commands.add_parser("report", help="print what this machine can run, for a bug report")
     options = parser.parse_args(arguments)
+    _print_any_text()
     try:
         if options.command == "folder":
             return _folder(options)
@@ -36,6 +40,19 @@ def main(arguments: list[str] | None = None) -> int:
     except LlavaNbError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _print_any_text() -> None:
+    """Write what a terminal or a pipe has no letter for as its number, so that no caption is lost.
+
+    Korean Windows pipes text as cp949, which has no accents and no emoji.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _report() -> int:
@@ -76,7 +93,7 @@ def _add_folder(commands: Any) -> None:
     folder.add_argument(
         "-o", "--output", required=True, help="the table: ends in .csv, .jsonl or .parquet"
     )
-    folder.add_argument("--prompt", default="Describe this picture.")
+    folder.add_argument("--prompt", default=DEFAULT_PROMPT)
     folder.add_argument("--model", default="auto", help="short name, hub id or folder")
     folder.add_argument("--quantization", default="4bit", help="4bit, 8bit or none")
     folder.add_argument("--batch-size", type=int, default=8, help="pictures at once (default: 8)")
@@ -110,7 +127,7 @@ def _folder(options: argparse.Namespace) -> int:
     print(result)
     if sheet and result.rows():
         print(result.contact_sheet())
-    return 130 if result.interrupted else 0
+    return INTERRUPTED if result.interrupted else 0
 
 
 def _peak_memory(vram_bytes: int | None) -> str:

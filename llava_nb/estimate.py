@@ -33,7 +33,7 @@ from .sizes import (
 from .vram.report import stacked_bar, table
 
 if TYPE_CHECKING:
-    from .llava import Llava
+    from .inference.llava import Llava
 
 T4_NAME, T4_BYTES = "Tesla T4", 15633743872  # what torch says of the T4 in Colab: 14.56 GiB
 
@@ -187,7 +187,7 @@ def _network(model: Any) -> Any:
             f"estimate_vram() takes a short name, a hub id, a folder or a loaded model, not "
             f'{type(model).__name__}: estimate_vram("llava-1.5-13b").'
         )
-    return model._open()
+    return model.engine.network
 
 
 def _described(model: str | Path, quantization: str | None) -> tuple[str, Shape, int]:

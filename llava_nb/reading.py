@@ -140,8 +140,14 @@ def end_tokens(source: Source, tokenizer: Any) -> list[int]:
     said = [each for each in (generation, source.raw, text) if isinstance(each, dict)]
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     special |= set(tokenizer.all_special_ids)
-    closing = [tokenizer.convert_tokens_to_ids(token) for token in CHAT_ENDS]
-    ends = [*_numbers(tokenizer.eos_token_id), *(each for each in closing if each in special)]
+    closing = [
+        index
+        for index, token in zip(
+            tokenizer.convert_tokens_to_ids(list(CHAT_ENDS)), CHAT_ENDS, strict=True
+        )
+        if index in special and tokenizer.convert_ids_to_tokens(index) == token  # else it is <unk>
+    ]
+    ends = [*_numbers(tokenizer.eos_token_id), *closing]
     default = type(source.config.text_config)().eos_token_id
     for value in (each.get("eos_token_id") for each in said):
         ends += [each for each in _numbers(value) if each != default or each in special or not ends]

@@ -28,7 +28,7 @@ from .scales import restore_scales
 from .sizes import format_gib
 
 if TYPE_CHECKING:
-    from .llava import Llava
+    from .inference.llava import Llava
 
 SHARD_SIZE = "4GB"  # an upload to Drive that breaks off is taken up again file by file
 MARGIN_BYTES = 32 * 2**20  # tokenizer, settings and the headers of the weight files
@@ -69,8 +69,8 @@ def save_4bit(llava: Llava, folder: str | Path) -> Path:
         os.fsencode(target)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         raise ModelError(f"{plain(folder)} is no folder ({plain(error)}).") from error
-    with llava._busy:
-        network = llava._open()
+    with llava.engine.lock:
+        network = llava.engine.network
         if llava.quantization != "4bit":
             raise ModelError(
                 f"{llava.name} is loaded with quantization={llava.quantization!r}, and save_4bit() "

@@ -19,18 +19,16 @@ from filelock import FileLock, Timeout
 
 from ..errors import LlavaNbError, PromptError, plain
 from ..files import written_beside
-from ..inputs import check_question
-from ..settings import Settings, Stop
+from ..inference.answer import MAX_NEW_TOKENS, Settings, Stop
+from ..prompts import DEFAULT_PROMPT, check_question
 from .result import FolderResult
 from .sources import Entry, find_pictures
 from .table import Key, Row, Table, Task, check_output
 from .work import rows_by_ray, rows_of
 
 if TYPE_CHECKING:
-    from ..llava import Llava
+    from ..inference.llava import Llava
 
-DEFAULT_PROMPT = "Describe this picture."
-MAX_NEW_TOKENS = 256
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -12,15 +12,14 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from ..answer import Answer
 from ..errors import LlavaNbError, ModelError
 from ..images import MAX_PIXELS
-from ..settings import Stop
+from ..inference.answer import Answer, Stop
 from .sources import Entry, Read, read_picture
 from .table import Row, Task, printable
 
 if TYPE_CHECKING:
-    from ..llava import Llava
+    from ..inference.llava import Llava
 
 BATCH_PIXELS = MAX_PIXELS  # 100 million: a batch of large pictures ends there, at 0.3 GB in RGB
 WAIT_SECONDS = 0.2  # how soon a stop is seen while a download is waited for

@@ -95,7 +95,10 @@ def _questions(prompts: Any) -> str | list[str]:
     is_row = isinstance(prompts, Iterable) and getattr(prompts, "ndim", 1) == 1
     if isinstance(prompts, (*_SINGLE, set, frozenset)) or not is_row:
         return check_question(prompts)  # which says what it is
-    given, questions = list(prompts), []
+    try:
+        given, questions = list(prompts), []
+    except (TypeError, ValueError, OSError):  # such as of a closed file
+        return check_question(prompts)
     for number, each in enumerate(given, 1):
         try:
             questions.append(check_question(each))

@@ -30,7 +30,7 @@ from .view import View
 from .wires import Wires
 
 if TYPE_CHECKING:
-    from ..llava import Llava
+    from ..inference.llava import Llava
 
 EXAMPLES = (
     ("one_shape.png", "What is in this picture?"),

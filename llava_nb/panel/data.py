@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..answer import Answer
+from ..inference.answer import Answer
 
 if TYPE_CHECKING:
     from .events import Ask, Choose

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..answer import Answer
+from ..inference.answer import Answer
 from .data import Task
 
 # --- what can happen ---------------------------------------------------------------------------

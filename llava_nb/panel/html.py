@@ -19,7 +19,7 @@ from .pictures import data_uri
 from .record import FORMS, encoded
 
 if TYPE_CHECKING:
-    from ..llava import Llava
+    from ..inference.llava import Llava
 
 COLUMNS = "display: flex; flex-wrap: wrap; gap: 0.5em 1.5em; line-height: 1.45"
 COLUMN = "flex: 1 1 15em; min-width: 0; max-width: 60em; overflow-wrap: anywhere"

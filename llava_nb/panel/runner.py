@@ -21,7 +21,7 @@ from .state import step
 from .worker import Worker
 
 if TYPE_CHECKING:
-    from ..llava import Llava
+    from ..inference.llava import Llava
 
 INTERRUPTED = "Interrupted. What the model was doing goes on; Stop ends it."
 

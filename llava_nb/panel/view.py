@@ -16,7 +16,7 @@ from .data import IDLE, Notice, PanelState
 from .layout import Controls
 
 if TYPE_CHECKING:
-    from ..llava import Llava
+    from ..inference.llava import Llava
 
 
 class View:

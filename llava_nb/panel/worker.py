@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..answer import Answer
+from ..inference.answer import Answer
 from .data import Task
 from .events import Answered, Begin, Ended, Failed, Opened, OpenPictures, Piece
 from .pictures import PanelPicture, open_source
 
 if TYPE_CHECKING:
-    from ..chat import Chat
-    from ..llava import Llava
+    from ..inference.chat import Chat
+    from ..inference.llava import Llava
 
 PACE = 0.1  # seconds between two reports of an answer under way
 MOST = 8  # pictures side by side

@@ -33,7 +33,7 @@ from measure import (
 from PIL import Image
 
 from llava_nb import Answer, Llava, load
-from llava_nb.prefix_cache import LIMIT_BYTES
+from llava_nb.inference.kv_cache import LIMIT_BYTES
 
 PROMPT, BARE = "Describe this picture.", "bare"
 LIMITS = {"ask, remembering nothing": 0, "ask, remembering": LIMIT_BYTES}

@@ -31,7 +31,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from transformers import LlavaForConditionalGeneration
 
 from llava_nb import Llava, estimate_vram, example_picture, open_image
-from llava_nb import prefix_cache as kv_cache
+from llava_nb.inference import kv_cache
 from llava_nb.sizes import CONTEXT, GIB, NF4_BLOCK, NF4_SCALES_PER_FLOAT
 
 # torch's native allocator with its default settings: c10/cuda/CUDACachingAllocator.cpp

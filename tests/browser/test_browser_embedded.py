@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 # When the model gave the first piece of each answer, in a file beside the notebook.
 NOTED = """
 import time
-from llava_nb.chat import Chat
+from llava_nb.inference.chat import Chat
 real = Chat.stream
 def stream(self, *arguments, **named):
     for at, piece in enumerate(real(self, *arguments, **named)):

@@ -26,9 +26,9 @@ from llava_nb import (
     track_vram,
     vram_report,
 )
+from llava_nb.inference.kv_cache import Room, cache_with_room
 from llava_nb.loading import release
 from llava_nb.pictures import example_picture
-from llava_nb.preallocated import Room, cache_with_room
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they import by name
 

@@ -170,7 +170,7 @@ def test_how_soon_the_first_words_are_on_the_page(record_property):
     with FrontEnd() as page:
         page.run(
             "import time, llava_nb\nfrom llava_nb.panel import caption_panel\n"
-            "from llava_nb.chat import Chat\n"
+            "from llava_nb.inference.chat import Chat\n"
             "llava = llava_nb.load('tiny'); firsts = []; real = Chat.stream\n"
             "def stream(self, *arguments, **named):\n"
             "    for at, piece in enumerate(real(self, *arguments, **named)):\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PIL import Image
 
-from llava_nb.answer import Answer
+from llava_nb.inference.answer import Answer
 
 
 class FakeLlava:

@@ -40,7 +40,7 @@ def test_it_runs_quickly_has_figures_and_keeps_nothing(module, capsys, monkeypat
     assert module.main(["--quick", "--write", *QUICK[module]]) == 0
     text = capsys.readouterr().out
     rows = text.split("| --- |")[1].splitlines()[1:]
-    figures = [float(each) for row in rows for each in re.findall(r"-?\d+\.\d+", row)]
+    figures = [float(each) for row in rows for each in re.findall(r"-?\d+(?:\.\d+)?", row)]
     assert figures and all(map(math.isfinite, figures)), text
     assert "MISSED" not in text and not list(tmp_path.iterdir())
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from llava_nb import ModelError, estimate_vram, load, loading
 from llava_nb.family import build_config
-from llava_nb.prefix_cache import CACHE_ARGUMENT
+from llava_nb.inference.kv_cache import CACHE_ARGUMENT
 from llava_nb.processor import encode
 from llava_nb.refusals import check_original_layout
 from llava_nb.sizes import shape_of

@@ -39,7 +39,7 @@ class Failing(FakeLlava):
 
     def ask_batch(self, images, prompts, **settings):
         from llava_nb import OutOfVramError
-        from llava_nb.answer import Answer
+        from llava_nb.inference.answer import Answer
 
         error = OutOfVramError("There is no memory left.")
         return [Answer("", 0, 0.0, 0.0, None, "failed", error=error) for _ in images]

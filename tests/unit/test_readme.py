@@ -57,4 +57,4 @@ def test_a_notebook_is_run_and_left_as_it_is(tmp_path):
     run = benchmark.run(tmp_path / "small.ipynb")
     assert (tmp_path / "small.ipynb").read_bytes() == before
     assert run.name == "small" and run.ram_bytes > 2**26 and run.seconds > 0
-    assert "| small |" in benchmark.markdown([run], "a CPU")
+    assert run.cells()[0] == "small"

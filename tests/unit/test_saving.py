@@ -3,6 +3,7 @@
 import json
 import stat
 import warnings
+from concurrent.futures import ThreadPoolExecutor, wait
 from random import Random
 
 import pytest
@@ -198,10 +199,16 @@ def test_everybody_may_read_who_may_read_the_config(tiny, tmp_path):
 
 
 def test_nothing_is_written_while_an_answer_is_under_way(tiny, tmp_path, monkeypatch):
-    held = []
-    monkeypatch.setattr(saving, "_write", lambda *_: held.append(tiny._busy.locked()))
-    tiny.save_4bit(tmp_path / "saved")
-    assert held == [True] and not tiny._busy.locked()
+    with ThreadPoolExecutor(1) as pool:
+        asking = []
+
+        def write(*_):
+            asking.append(pool.submit(tiny.ask, None, "Who?", max_new_tokens=1))
+            assert not wait(asking, timeout=0.5).done
+
+        monkeypatch.setattr(saving, "_write", write)
+        tiny.save_4bit(tmp_path / "saved")
+        assert asking[0].result(timeout=60).tokens == 1
 
 
 def test_no_progress_bar(tiny, tmp_path, capfd):

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from llava_nb.answer import Answer
 from llava_nb.errors import ModelError, PromptError
 from llava_nb.images import open_image
+from llava_nb.inference.answer import Answer
 from llava_nb.processor import encode
-from llava_nb.running import guarded
 
 if TYPE_CHECKING:
-    from llava_nb.llava import Llava
+    from llava_nb.inference.llava import Llava
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def look_inside(llava: Llava, image: Any, prompt: str, *, max_new_tokens: int = 
 
     Raises what `Llava.ask` raises, and ModelError for a model that sees pictures in tiles.
     """
-    config = llava._open().config
+    config = llava.engine.network.config
     if config.model_type != "llava":
         raise ModelError(
             f"look_inside() follows models that see a picture whole, and {llava.name} is "
@@ -124,13 +123,13 @@ def _run(llava: Llava, ids: torch.Tensor, pixels: torch.Tensor, first: int) -> d
     device = llava.device
 
     def work() -> None:
-        with torch.no_grad(), _hooks(llava._open().model, kept, first):
-            logits = llava._open()(
+        with torch.no_grad(), _hooks(llava.engine.network.model, kept, first):
+            logits = llava.engine.network(
                 input_ids=ids.to(device), pixel_values=pixels.to(device), use_cache=False
             ).logits
         kept["logits"] = _to_cpu(logits[0, first:-1])
 
-    guarded(llava, work, ids.shape[1])
+    llava.engine.guarded(work, ids.shape[1])
     kept["features"] = tuple(kept["features"])
     kept["attention"] = torch.stack(kept["attention"], dim=1)
     return kept

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from llava_nb.errors import PromptError
-from llava_nb.running import guarded
 
 from .insides import Insides
 from .looking import lay_over
@@ -20,7 +19,7 @@ from .sight import row_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from llava_nb.llava import Llava
+    from llava_nb.inference.llava import Llava
 
 
 def blank_each_cell(
@@ -57,13 +56,13 @@ def _likelihoods(llava: Llava, insides: Insides, pixels: list[torch.Tensor]) -> 
     def work() -> None:
         ids = insides.ids.expand(len(pixels), -1).to(llava.device)
         with torch.no_grad():
-            output = llava._open()(
+            output = llava.engine.network(
                 input_ids=ids, pixel_values=torch.cat(pixels).to(llava.device), use_cache=False
             )
         logs = output.logits[:, -words - 1 : -1].float().log_softmax(dim=-1)
         found.append(logs.gather(2, ids[:, -words:, None])[..., 0].cpu())
 
-    guarded(llava, work, words)
+    llava.engine.guarded(work, words)
     return found[0]
 
 

@@ -14,7 +14,7 @@ from random import Random
 
 from PIL import Image
 
-from llava_nb.llava import Llava
+from llava_nb.inference.llava import Llava
 
 from .questions import Question, ask
 from .scenes import ALL_PAIRS, HELD_OUT_PAIRS, TRAINED_PAIRS, Scene, draw, sample_scene
