@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import ipaddress
 import re
 import socket
-import ssl
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -113,6 +111,8 @@ def shown(url: str) -> str:
 
 def _headers() -> dict[str, str]:
     """Who asks, with a contact: Wikimedia's User-Agent policy refuses programs that give none."""
+    import importlib.metadata
+
     agent = "llava_nb"
     try:
         about = importlib.metadata.metadata("llava_nb")
@@ -193,6 +193,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _network_repair(error: Exception, name: str, timeout: float) -> str:
     """The message for whatever requests, urllib3, ssl or the socket raised."""
+    import ssl
+
     from requests.exceptions import InvalidProxyURL, InvalidSchema, ProxyError
 
     causes = list(_causes(error))

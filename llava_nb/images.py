@@ -323,7 +323,7 @@ def decode(
         if not stub:
             pixels.check_pixels(picture.size, name, max_pixels, picture.format)
 
-    with pixels.pillow_settings(max_pixels):
+    with pixels.pillow_settings(data, max_pixels):
         for load in (pixels.load, pixels.load_without_side_data, pixels.load_jpeg_without_end):
             try:
                 picture, sixteen_bits = load(data, check)
@@ -350,7 +350,7 @@ def from_pil(picture: Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Ima
     """Return a new picture, upright RGB; `picture` stays as it is. Raises ImageError."""
     name = "The PIL image"
     pixels.check_pixels(picture.size, name, max_pixels)
-    with pixels.pillow_settings(max_pixels):
+    with pixels.pillow_settings():
         unread = bool(getattr(picture, "tile", None))  # a file's pixels are read when asked for
         try:
             picture.load()

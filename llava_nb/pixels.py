@@ -11,7 +11,6 @@ import math
 import re
 import struct
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -33,6 +32,7 @@ JPEG2000_PIXELS = 25_000_000
 NOT_OPENED = ("EPS", "IPTC", "MPEG")
 
 _PILLOW = threading.RLock()
+_ICONS = (b"\0\0\1\0", b"icns")
 _ORIENTATION = 0x0112  # a tag of EXIF 2.3 and TIFF 6.0
 _TILE = 1024  # pixels a side: what is converted at a time, so that there is no second copy
 
@@ -91,16 +91,17 @@ def too_large(pixels: int, name: str, max_pixels: int, file_format: str | None =
 
 
 @contextmanager
-def pillow_settings(max_pixels: int) -> Iterator[None]:
+def pillow_settings(data: bytes = b"", max_pixels: int = MAX_PIXELS) -> Iterator[None]:
     """Pillow with its global switches as needed here, and put back afterwards.
 
     LOAD_TRUNCATED_IMAGES, which many notebooks set, would return a half-grey picture. Pillow's own
-    pixel limit, half of what it refuses, stands for pictures inside a file, as in an icon.
+    pixel limit, half of what it refuses, stands for the pictures inside an icon only: elsewhere it
+    would warn or raise below `max_pixels`, for which `check_pixels` stands.
     """
-    with _PILLOW, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd EXIF, and of half the limit in pixels
+    with _PILLOW:
         kept = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
-        ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, max_pixels / 2
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        Image.MAX_IMAGE_PIXELS = max_pixels / 2 if data.startswith(_ICONS) else None
         try:
             Image.init()
             yield
