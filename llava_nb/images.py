@@ -30,6 +30,7 @@ TAKEN = (
     "or the value of an upload widget"
 )
 _BUFFERS = (bytes, bytearray, memoryview)
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _SCHEMES_WITHOUT_SLASHES = ("about", "blob", "file", "ftp", "javascript", "mailto", "view-source")
 
 
@@ -330,7 +331,7 @@ def decode(
                 break
             except ImageError:
                 raise
-            except Image.DecompressionBombError as error:  # Pillow names the number of pixels
+            except _BOMBS as error:  # which name the number of pixels
                 number = max(map(int, re.findall(r"\d+", str(error))), default=0)
                 raise ImageError(pixels.too_large(number, name, max_pixels)) from error
             except Exception as error:  # decoders of foreign bytes raise every kind there is
@@ -350,7 +351,7 @@ def from_pil(picture: Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Ima
     """Return a new picture, upright RGB; `picture` stays as it is. Raises ImageError."""
     name = "The PIL image"
     pixels.check_pixels(picture.size, name, max_pixels)
-    with pixels.pillow_settings():
+    with pixels.pillow_settings(max_pixels=max_pixels):
         unread = bool(getattr(picture, "tile", None))  # a file's pixels are read when asked for
         try:
             picture.load()

@@ -95,13 +95,12 @@ def pillow_settings(data: bytes = b"", max_pixels: int = MAX_PIXELS) -> Iterator
     """Pillow with its global switches as needed here, and put back afterwards.
 
     LOAD_TRUNCATED_IMAGES, which many notebooks set, would return a half-grey picture. Pillow's own
-    pixel limit, half of what it refuses, stands for the pictures inside an icon only: elsewhere it
-    would warn or raise below `max_pixels`, for which `check_pixels` stands.
+    limit, which warns and at twice as much raises, stands for pictures inside a file.
     """
     with _PILLOW:
         kept = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
         ImageFile.LOAD_TRUNCATED_IMAGES = False
-        Image.MAX_IMAGE_PIXELS = max_pixels / 2 if data.startswith(_ICONS) else None
+        Image.MAX_IMAGE_PIXELS = max_pixels / (2 if data.startswith(_ICONS) else 1)
         try:
             Image.init()
             yield
