@@ -1,9 +1,6 @@
 """`estimate_vram()`: what a model will take, from its config alone, before anything is fetched.
 
-Covered: finding the shape of a model by short name, hub id, folder or loaded model, and
-how the estimate reads. Not covered: the formulas (`parts.py`), whether it fits what is
-free (`preflight.py`), what is really held (`vram.py`), and what a model remembers of
-pictures (`prefix_cache.py`): that takes a share of what is free, and makes room.
+What a model remembers of pictures is not in it: that takes a share of what is free, and makes room.
 """
 
 from __future__ import annotations
@@ -133,8 +130,8 @@ def estimate_vram(
     the authors' layout the tower counts as LLaVA-1.5's where its folder is not at hand.
     `prompt_tokens` are those of the question, without pictures. A picture counts as the
     most tokens and tiles that the model makes of one: 576 in LLaVA-1.5, up to 2,928 in
-    LLaVA-NeXT and 8,829 in LLaVA-OneVision, by form and size (`shapes.most_tokens`). The
-    answer ends where the model's context does. The formulas and their sources: `parts.py`.
+    LLaVA-NeXT and 8,829 in LLaVA-OneVision, by form and size (`sizes.most_tokens`). The
+    answer ends where the model's context does. The formulas and their sources: `sizes.py`.
 
     Raises ModelError for a model that cannot be found or read, PromptError for numbers
     that mean nothing or exceed the context.

@@ -1,9 +1,8 @@
 """Which model of the LLaVA family a config describes, and transformers' classes for it.
 
-Covered: LLaVA-1.x and BakLLaVA ("llava"), ViP-LLaVA ("vipllava"), LLaVA-NeXT, which is
+LLaVA-1.x and BakLLaVA ("llava"), ViP-LLaVA ("vipllava"), LLaVA-NeXT, which is
 LLaVA 1.6 ("llava_next"), and LLaVA-OneVision ("llava_onevision"), by the `model_type` of
-config.json; the config as an object. Not covered: the authors' own layout (`original.py`),
-processors (`processing.py`, `tiles.py`), prompts (`templates.py`) and sizes (`shapes.py`).
+config.json; the config as an object.
 """
 
 from __future__ import annotations

@@ -7,8 +7,7 @@ fits, fills all with random numbers and raises nothing. So nothing here asks
 that transformers uses, and names and shapes are compared before anything is read.
 
 The names follow llava/model/llava_arch.py and llava/model/multimodal_encoder of
-haotian-liu/LLaVA. Not covered: opening files (`shards.py`), text (`spelling.py`), which
-models are refused (`refusals.py`).
+haotian-liu/LLaVA.
 """
 
 from __future__ import annotations

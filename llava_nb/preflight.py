@@ -4,9 +4,7 @@ What a model needs follows from its config (`sizes.py`) and from the sizes of it
 files (`weight_files.py`). Too little room is found here within seconds, and not after
 25 GiB of download.
 
-Covered: what a model needs beside what is free, and the nearest thing that fits. Not
-covered: the formulas, how much is free (`facts.py`, `runtime.py`), and the few MiB of
-tokenizer and settings beside the weights.
+The few MiB of tokenizer and settings beside the weights are not counted.
 """
 
 from __future__ import annotations

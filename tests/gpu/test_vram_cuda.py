@@ -193,7 +193,7 @@ print(json.dumps(said))
 
 
 def test_blocks_on_paper_are_those_of_torch():
-    """`caching_allocator.py` has its rules from torch's source; here they are held against it."""
+    """`vram_on_paper.py` has its rules from torch's source; here they are held against it."""
     chance, steps, places = random.Random(0), [], 0
     for _ in range(300):
         if places and chance.random() < 0.45:
