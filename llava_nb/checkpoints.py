@@ -56,13 +56,13 @@ def locate(model: str | Path) -> Checkpoint:
 
     Raises ModelError if there is no such thing, with the nearest that there is.
     """
-    text = _hub_id_in(_text_of(model))
+    text = _hub_id_in(text_of(model))
     if text == "auto":
         choice = recommend(check_gpu(ask_torch=True))
         return _known(choice.model, choice.reason)
     if isinstance(model, str) and text.casefold() in {name.casefold() for name in all_names()}:
         return _known(text, "you asked for it by name")
-    folder = _folder(text)
+    folder = folder_of(text)
     if folder.exists():
         folder, name = _in_cache(folder)
         check_folder(folder)
@@ -83,7 +83,7 @@ def locate(model: str | Path) -> Checkpoint:
     raise AssertionError("find() knows a name that all_names() does not")
 
 
-def _text_of(model: object) -> str:
+def text_of(model: object) -> str:
     """Return the name or path as text, or raise ModelError: load() takes nothing else."""
     if isinstance(model, bytes) or not isinstance(model, (str, os.PathLike)):
         what = "None" if model is None else type(model).__name__
@@ -94,6 +94,8 @@ def _text_of(model: object) -> str:
         )
     text = os.fspath(model)
     text = os.fsdecode(text).strip()
+    if "\0" in text:
+        raise ModelError(f"The name {plain(text)!r} has a NUL in it, which no model or folder has.")
     try:
         os.fsencode(text)
     except UnicodeEncodeError as error:
@@ -154,7 +156,7 @@ def _hub_id_in(text: str) -> str:
     return "/".join(parts[:2])
 
 
-def _folder(text: str) -> Path:
+def folder_of(text: str) -> Path:
     """Return the path as pathlib has it. Raises ModelError for one that no system takes."""
     try:
         folder = Path(text).expanduser()

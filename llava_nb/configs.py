@@ -12,7 +12,7 @@ from typing import Any
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 from . import catalog
-from .checkpoints import Checkpoint, locate, read_config
+from .checkpoints import Checkpoint, folder_of, locate, read_config, text_of
 from .errors import ModelError
 from .family import build_config
 from .layouts import find_tower
@@ -27,7 +27,7 @@ def config_alone(model: str | Path, quantization: str | None) -> tuple[str, Shap
     Raises ModelError if there is no such model, its config is of another kind, or its
     weights are stored in other bits than `quantization`.
     """
-    folder = Path(str(model).strip()).expanduser()
+    folder = folder_of(text_of(model))
     if (folder / "config.json").is_file():  # the weights may be elsewhere, or not there yet
         checkpoint = Checkpoint(folder.resolve().name, str(folder), "", True)
     else:

@@ -136,7 +136,10 @@ def estimate_vram(
     Raises ModelError for a model that cannot be found or read, PromptError for numbers
     that mean nothing or exceed the context.
     """
-    if quantization not in QUANTIZATIONS:
+    # bitsandbytes is not needed for an estimate, so only a word that is none is looked at there.
+    if not (quantization is None or isinstance(quantization, str)) or (
+        quantization not in QUANTIZATIONS
+    ):
         from .quantise import check_choice
 
         check_choice(quantization)
