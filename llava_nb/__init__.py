@@ -10,8 +10,7 @@ loads none of torch, transformers, ipywidgets, matplotlib or PIL, so a first cel
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from .lazy import on_first_use
 
 __version__ = "0.1.0"
 
@@ -40,12 +39,7 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"llava_nb has no name {name!r}; it has: {', '.join(__all__)}")
-    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value  # the next use does not come here
-    return value
+__getattr__ = on_first_use(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

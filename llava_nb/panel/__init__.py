@@ -6,13 +6,8 @@ it calls), which know neither widgets nor threads; so nothing is imported here b
 
 from __future__ import annotations
 
-from typing import Any
+from ..lazy import on_first_use
 
-
-def __getattr__(name: str) -> Any:
-    """Import what `box.py` offers at its first use (PEP 562)."""
-    if name in ("caption_panel", "CaptionPanel", "EXAMPLES"):
-        from . import box
-
-        return getattr(box, name)
-    raise AttributeError(f"llava_nb.panel has no name {name!r}")
+__getattr__ = on_first_use(
+    __name__, dict.fromkeys(("caption_panel", "CaptionPanel", "EXAMPLES"), "box")
+)
