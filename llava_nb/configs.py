@@ -18,7 +18,7 @@ from .family import build_config
 from .layouts import find_tower
 from .quantise import stored_quantization
 from .refusals import check_original_layout, is_original
-from .sizes import Shape, shape_of
+from .sizes import Shape, context_of, shape_of
 
 
 def config_alone(model: str | Path, quantization: str | None) -> tuple[str, Shape, int]:
@@ -40,8 +40,7 @@ def config_alone(model: str | Path, quantization: str | None) -> tuple[str, Shap
             f'estimate_vram(..., quantization="{stored}").'
         )
     config = _original_config(checkpoint, raw) if is_original(raw) else build_config(raw)
-    holds = getattr(config.text_config, "max_position_embeddings", None) or 4096
-    return checkpoint.name, shape_of(config), holds
+    return checkpoint.name, shape_of(config), context_of(config)
 
 
 def _original_config(checkpoint: Checkpoint, raw: dict[str, Any]) -> LlavaConfig:

@@ -22,6 +22,7 @@ from .sizes import (
     WEIGHTS,
     Shape,
     Work,
+    context_of,
     format_gib,
     kv_bytes_per_token,
     shape_of,
@@ -149,7 +150,7 @@ def estimate_vram(
     else:
         network = _network(model)
         name, quantization, shape = model.name, model.quantization, shape_of(network.config)
-        holds = network.config.get_text_config().max_position_embeddings
+        holds = context_of(network.config)
         number = network.dtype.itemsize
         context = context if network.device.type == "cuda" else 0
     work = _work(shape, holds, images, prompt_tokens, max_new_tokens, batch_size)

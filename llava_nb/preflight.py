@@ -17,7 +17,7 @@ from . import sizes
 from .catalog import known_models
 from .errors import DoesNotFitError
 from .gpu import check_gpu, disk_free_bytes, free_ram_bytes
-from .sizes import IN_WORDS, Shape, format_gib, shape_of
+from .sizes import IN_WORDS, Shape, context_of, format_gib, shape_of
 from .weight_files import WeightFiles, weight_files
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def needs(
     from huggingface_hub.constants import HF_HUB_CACHE
 
     shape, cache = shape_of(config), str(cache_dir or HF_HUB_CACHE)
-    context_tokens = getattr(config.text_config, "max_position_embeddings", None) or 4096
+    context_tokens = context_of(config)
     on_gpu = device.startswith("cuda")
     machine = Needs(
         fetch=sum(each.fetch_bytes for each in files),
