@@ -245,7 +245,7 @@ class Run:
         if size != row.bytes:
             return False
         try:  # only touched, or copied
-            return hashlib.sha256(entry.read()[0]).hexdigest() == row.sha256
+            return hashlib.sha256(entry.read().data).hexdigest() == row.sha256
         except LlavaNbError:
             return False  # reading it again says why, beside its caption
 

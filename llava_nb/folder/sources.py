@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,8 +14,9 @@ from typing import Any
 
 from PIL import Image
 
-from ..errors import ImageError, LlavaNbError, plain
-from ..images import MAX_BYTES, MAX_PIXELS, MAX_REDIRECTS, TIMEOUT, decode, no_such_file, open_image
+from ..download import Content
+from ..errors import LlavaNbError, plain
+from ..images import decode, is_address, no_such_file, read, read_file
 from .table import printable
 
 ENDINGS = frozenset(
@@ -50,29 +50,10 @@ class Entry:
             return None, ""
         return status.st_size, _moment(status.st_mtime_ns)
 
-    def read(self) -> tuple[bytes, str, str]:
+    def read(self) -> Content:
         """Return the bytes, what messages call them, and their content type. Raises ImageError."""
-        if self.is_address:
-            from ..download import fetch
-
-            found = fetch(
-                self.place,
-                max_bytes=MAX_BYTES,
-                timeout=TIMEOUT,
-                max_redirects=MAX_REDIRECTS,
-                allow_private=False,
-            )
-            return found.data, found.name, found.content_type
-        data = b""
-        if os.path.isfile(self.place) and os.path.getsize(self.place) <= MAX_BYTES:
-            try:
-                data = Path(self.place).read_bytes()
-            except OSError:
-                pass  # open_image says why not
-        if not data:
-            open_image(self.place)  # which has the words for all that a path can be
-            raise ImageError(f"'{plain(self.place)}' was changed while it was read: try again.")
-        return data, f"'{plain(self.place)}'", ""
+        # A Path, so that a file called "about:me.png" is not taken for an address of a browser.
+        return read(self.place) if self.is_address else read_file(Path(self.place))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +74,9 @@ def read_picture(entry: Entry) -> Read:
     size, modified = entry.stamp()  # before reading: a change meanwhile is seen the next time
     digest = ""
     try:
-        data, shown, content_type = entry.read()
-        size, digest = len(data), hashlib.sha256(data).hexdigest()
-        picture = decode(data, shown, max_pixels=MAX_PIXELS, content_type=content_type)
+        found = entry.read()
+        size, digest = len(found.data), hashlib.sha256(found.data).hexdigest()
+        picture = decode(found.data, found.name, content_type=found.content_type)
         return Read(entry.name, (digest, size, modified), picture)
     except Exception as error:  # one picture, whatever it holds, does not end the run
         # Its frames hold on to the bytes.
@@ -130,11 +111,6 @@ def _is_list(source: Any) -> bool:
     return isinstance(source, Iterable) and not (
         other or hasattr(source, "columns") or hasattr(source, "read")
     )
-
-
-def is_address(item: Any) -> bool:
-    """Whether this is text that begins as an http or https address does."""
-    return isinstance(item, str) and re.match(r"\s*https?:", item, re.IGNORECASE) is not None
 
 
 def _of_item(item: Any, number: int, spellings: dict[str, dict[str, str]]) -> Entry:

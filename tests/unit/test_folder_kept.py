@@ -50,7 +50,7 @@ def site(monkeypatch):
     """Addresses that give pictures while `site.up`; `site.asked` are those that were fetched."""
     from types import SimpleNamespace
 
-    import llava_nb.download as door
+    import llava_nb.images as door  # what reads a picture, wherever it is
     from llava_nb.errors import ImageError
 
     site = SimpleNamespace(up=True, asked=[])
