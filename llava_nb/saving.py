@@ -28,7 +28,7 @@ from .scales import restore_scales
 from .sizes import format_gib
 
 if TYPE_CHECKING:
-    from .inference.llava import Llava
+    from .inference.engine import Engine
 
 SHARD_SIZE = "4GB"  # an upload to Drive that breaks off is taken up again file by file
 MARGIN_BYTES = 32 * 2**20  # tokenizer, settings and the headers of the weight files
@@ -49,7 +49,7 @@ LOCAL_SETTINGS = (
 )
 
 
-def save_4bit(llava: Llava, folder: str | Path) -> Path:
+def save_4bit(engine: Engine, folder: str | Path) -> Path:
     """Write the model and its processor to `folder`; return it as an absolute path.
 
     A copy that was saved there before is replaced; any other folder that is not empty
@@ -69,12 +69,13 @@ def save_4bit(llava: Llava, folder: str | Path) -> Path:
         os.fsencode(target)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         raise ModelError(f"{plain(folder)} is no folder ({plain(error)}).") from error
-    with llava.engine.lock:
-        network = llava.engine.network
-        if llava.quantization != "4bit":
+    with engine.lock:
+        network = engine.network
+        if engine.quantization != "4bit":
             raise ModelError(
-                f"{llava.name} is loaded with quantization={llava.quantization!r}, and save_4bit() "
-                f'writes 4-bit models: load("{llava.name}", quantization="4bit").save_4bit(...).'
+                f"{engine.name} is loaded with quantization={engine.quantization!r}, and "
+                f'save_4bit() writes 4-bit models: load("{engine.name}", quantization="4bit")'
+                ".save_4bit(...)."
             )
         for each in (target, previous_copy(target)):
             check_replaceable(each)
@@ -83,7 +84,7 @@ def save_4bit(llava: Llava, folder: str | Path) -> Path:
         check_disk(network, target)
         try:
             with replacing(target) as new:
-                _write(network, llava.processor, new)
+                _write(network, engine.processor, new)
         except (OSError, SafetensorError) as error:
             raise ModelError(
                 f"The model could not be saved to {target} ({error}). What was there before is "

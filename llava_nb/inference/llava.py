@@ -217,7 +217,7 @@ class Llava:
         """
         from .. import saving
 
-        return saving.save_4bit(self, folder)
+        return saving.save_4bit(self.engine, folder)
 
     def close(self) -> None:
         """Release the model's memory. Asking afterwards raises ModelError.
