@@ -16,8 +16,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "check_gpu": "gpu",
-    "load": "loading",
-    "estimate_vram": "estimate",
+    "load": "loading.load",
+    "estimate_vram": "loading.fit",
     "vram_report": "vram.report",
     "track_vram": "vram.track",
     "VramLog": "vram.track",

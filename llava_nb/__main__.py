@@ -64,7 +64,7 @@ def _report() -> int:
 
 def _caption(options: argparse.Namespace) -> int:
     from .images import open_image
-    from .loading import load
+    from .loading.load import load
     from .pictures import example_picture
 
     source = options.image or str(example_picture())
@@ -112,7 +112,7 @@ def _folder(options: argparse.Namespace) -> int:
     from .folder.run import caption_folder
     from .folder.sources import find_pictures
     from .folder.table import check_output
-    from .loading import load
+    from .loading.load import load
 
     settings = vars(options).copy()
     del settings["command"]

@@ -136,7 +136,7 @@ class Captioner:
     def __init__(
         self, entries: Sequence[Entry], task: Task, settings: dict[str, Any], model: dict[str, Any]
     ) -> None:
-        from ..loading import load
+        from ..loading.load import load
 
         self._entries, self._task, self._settings = entries, task, settings
         self._llava = load(**model)

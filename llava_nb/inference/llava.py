@@ -215,9 +215,9 @@ class Llava:
 
         Raises ModelError, or DoesNotFitError if the disk is too small.
         """
-        from .. import saving
+        from ..loading.save import save_4bit
 
-        return saving.save_4bit(self.engine, folder)
+        return save_4bit(self.engine, folder)
 
     def close(self) -> None:
         """Release the model's memory. Asking afterwards raises ModelError.

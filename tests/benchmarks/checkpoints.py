@@ -28,13 +28,12 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from llava_nb import Llava
+from llava_nb import Llava, check_gpu
 from llava_nb.catalog import find
-from llava_nb.loading import device_and_dtype
-from llava_nb.original import expected_shapes
+from llava_nb.loading.load import device_and_dtype
+from llava_nb.loading.original import expected_shapes
+from llava_nb.loading.weights import check_modules, hush_bitsandbytes, keep_scales, settings
 from llava_nb.processor import build_processor, prompt_style
-from llava_nb.quantise import check_modules, hush_bitsandbytes, settings
-from llava_nb.scales import keep_scales
 from llava_nb.sizes import HALF, Shape, weights_bytes
 from llava_nb.vram.free import large_blocks_apart
 
@@ -208,7 +207,7 @@ def make_random(name: str, shape: Shape, quantization: str | None) -> Llava:
     """Return a model of this shape, on the freest GPU or on the CPU, stored as load() stores it."""
     config = build_config(shape)
     processor = processor_for(config)
-    device, dtype = device_and_dtype()
+    device, dtype = device_and_dtype(check_gpu(ask_torch=True))
     hush_bitsandbytes()
     weights = {each: RandomSlice(each, size) for each, size in expected_shapes(config).items()}
     with large_blocks_apart():

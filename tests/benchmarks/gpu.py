@@ -89,11 +89,11 @@ def child() -> None:
     from checkpoints import make_random
 
     from llava_nb import check_gpu, estimate_vram, example_picture, open_image
-    from llava_nb.loading import device_and_dtype
+    from llava_nb.loading.load import device_and_dtype
     from llava_nb.sizes import CONTEXT, Shape
     from llava_nb.vram.track import peak_on
 
-    device = torch.device(device_and_dtype()[0])
+    device = torch.device(device_and_dtype(check_gpu(ask_torch=True))[0])
     on_gpu, free_before = device.type == "cuda", 0
     if on_gpu:
         gpus = {gpu.index: gpu.free_bytes for gpu in check_gpu().gpus}  # leaves CUDA alone

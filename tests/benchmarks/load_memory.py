@@ -73,9 +73,9 @@ def child() -> None:
     import transformers.models.llava.modeling_llava
     import transformers.quantizers.quantizer_bnb_4bit  # noqa: F401
 
-    from llava_nb import load
-    from llava_nb.loading import device_and_dtype
-    from llava_nb.quantise import settings
+    from llava_nb import check_gpu, load
+    from llava_nb.loading.load import device_and_dtype
+    from llava_nb.loading.weights import settings
 
     mark("imports")
     began = time.perf_counter(), time.process_time()
@@ -83,7 +83,7 @@ def child() -> None:
         llava = load(request["folder"])
         network = llava.model
     else:
-        device, dtype = device_and_dtype()
+        device, dtype = device_and_dtype(check_gpu(ask_torch=True))
         network = transformers.LlavaForConditionalGeneration.from_pretrained(
             request["folder"],
             dtype=dtype,

@@ -124,7 +124,7 @@ def test_greedy_ids_of_the_original_in_float32_on_the_gpu(monkeypatch):
 
     from PIL import Image
 
-    from llava_nb import loading
+    from llava_nb.loading import load as loading
     from llava_nb.processor import encode
 
     monkeypatch.setattr(loading, "device_and_dtype", lambda: ("cuda:0", torch.float32))

@@ -27,7 +27,7 @@ from llava_nb import (
     vram_report,
 )
 from llava_nb.inference.kv_cache import Room, cache_with_room
-from llava_nb.loading import release
+from llava_nb.loading.load import release
 from llava_nb.pictures import example_picture
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they import by name

@@ -23,13 +23,13 @@ from transformers import (
 )
 
 from llava_lessons.tiny.build import build_tokenizer
-from llava_nb.family import build_config
 from llava_nb.image_processor import (
     LlavaImageProcessorPil,
     LlavaNextImageProcessorPil,
     LlavaOnevisionImageProcessorPil,
     OnevisionPictures,
 )
+from llava_nb.loading.source import build_config
 
 SIDE, PATCH = 28, 7
 PATCHES = (SIDE // PATCH) ** 2

@@ -1,8 +1,9 @@
-"""Saves the embedded model over another copy, and is killed: at random moments, at each rename.
+"""Saves the embedded model and is killed on the way: by what has been done, not by the clock.
 
-Run by test_saving_faults.py as `python kill_saves.py FOLDER KILLS` with one thread: the
-model is loaded once, and each save to be killed runs in a fork. What is left of each is
-looked at here and printed as JSON; half-written folders are kept in FOLDER/left.
+Run by test_saving_faults.py as `python kill_saves.py FOLDER` with one thread: the model is loaded
+once, and each save to be killed runs in a fork. It ends itself before the first, second and further
+of its steps (a file opened for writing, a folder made or renamed), and is ended from outside when
+so many bytes are written. What is left of each is printed as JSON, and kept in FOLDER/left.
 """
 
 from __future__ import annotations
@@ -12,13 +13,10 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
-from random import Random
 
-RENAMES = 3  # the old copy aside, the new one in place, the old one under a name to delete
+SHARES = (0.2, 0.5, 0.8)  # of the bytes that a whole save writes
 
 
 def digest(folder):
@@ -29,96 +27,81 @@ def digest(folder):
     return content.hexdigest()
 
 
-def main(folder, kills):
+def main(folder):
     from llava_nb import load
 
     llava = load("tiny")
-    copies = {digest(llava.save_4bit(folder / "first")): "first"}
-    llava.model.model.multi_modal_projector.linear_1.bias.data += 0.001
-    copies[digest(llava.save_4bit(folder / "second"))] = "second"
-    random, rounds = Random("kill"), []
-    longest = kill(llava, prepare(folder))
-    for number in range(kills):
-        moment = longest * (number + random.random()) / kills
-        target = prepare(folder)
-        seconds = kill(llava, target, after=moment)
-        rounds.append({"moment": moment / longest, "cut": seconds is None})
-        rounds[-1].update(what_is_left(llava, target, copies, folder / "left" / str(number)))
-    for number in range(RENAMES):
-        target = prepare(folder)
-        kill(llava, target, rename=number)
-        rounds.append({"rename": number})
-        rounds[-1].update(what_is_left(llava, target, copies, folder / "left" / f"rename{number}"))
+    whole = llava.save_4bit(folder / "whole")
+    size, target = written(whole), folder / "place" / "my copy"
+    rounds, kills = [], [{"share": share} for share in SHARES]
+    kills += [{"step": step} for step in range(1, 100)]
+    for how in kills:
+        cut = kill(llava, target, size, **how)
+        rounds.append({**how, "cut": cut, **what_is_left(llava, target, digest(whole), folder)})
+        if "step" in how and not cut:  # it had fewer steps and ran to its end
+            break
     print(json.dumps(rounds))
 
 
-def prepare(folder):
-    """A good copy to be replaced, alone in its folder."""
-    target = folder / "place" / "my copy"
-    shutil.rmtree(target.parent, ignore_errors=True)
-    shutil.copytree(folder / "first", target)
-    return target
+def written(folder):
+    """The bytes of all files that are there now; some may go meanwhile."""
+    total = 0
+    for file in folder.glob("*"):
+        try:
+            total += file.stat().st_size
+        except OSError:
+            continue
+    return total
 
 
-def kill(llava, target, *, after=60.0, rename=None):
-    """Save in a fork and end it before its nth rename, or by SIGKILL after some seconds.
-
-    Returns the seconds that the save took, None if it was cut off.
-    """
-    started = time.perf_counter()
+def kill(llava, target, size, *, share=None, step=None):
+    """Save in a fork and end it at a share of the bytes or before a step; True if it was cut."""
     child = os.fork()
     if child == 0:
-        count_down(rename)
+        sys.addaudithook(Countdown(target.parent, step))
         llava.save_4bit(target)
         os._exit(0)
-    ended, status = 0, 0
-    while not ended and time.perf_counter() < started + after:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        time.sleep(0.0002)
-    if not ended:
-        os.kill(child, signal.SIGKILL)
-        status = os.waitpid(child, 0)[1]
-    return time.perf_counter() - started if status == 0 else None
+    ended, status = os.waitpid(child, os.WNOHANG if share else 0)
+    while not ended:
+        beside = target.with_name(f".{target.name}.saving-{child}")
+        if written(beside) >= share * size:
+            os.kill(child, signal.SIGKILL)
+            ended, status = os.waitpid(child, 0)
+        else:
+            ended, status = os.waitpid(child, os.WNOHANG)
+    return status != 0
 
 
-def count_down(rename):
-    real, left = Path.rename, [rename]
+class Countdown:
+    """Ends the process before the nth thing that it does to the files below a folder."""
 
-    def counted(self, target):
-        if left[0] == 0:
-            os._exit(9)
-        if left[0] is not None:
-            left[0] -= 1
-        return real(self, target)
+    def __init__(self, folder, steps):
+        self.folder, self.left = str(folder), steps
 
-    Path.rename = counted
+    def __call__(self, event, arguments):
+        if self.left is None or event not in ("open", "os.mkdir", "os.rename", "os.rmdir"):
+            return
+        here = isinstance(arguments[0], (str, os.PathLike)) and self.folder in str(arguments[0])
+        if here and not (event == "open" and str(arguments[1]).startswith("r")):
+            self.left -= 1
+            if self.left == 0:
+                os._exit(9)
 
 
-def what_is_left(llava, target, copies, left):
-    """Which copies there are after a kill, whether they can be had back, and a save after it."""
-    from llava_nb import ModelError
-    from llava_nb.checkpoints import locate, previous_copy
-
-    found = {"target": None, "previous": None, "restored": None}
+def what_is_left(llava, target, whole, folder):
+    """What stands where the copy should be after a kill, and a save after it."""
+    found = {"target": None}
     if target.exists():
-        found["target"] = copies.get(digest(target), "damaged")
-    if previous_copy(target).exists():
-        found["previous"] = copies.get(digest(previous_copy(target)), "damaged")
+        found["target"] = "whole" if digest(target) == whole else "damaged"
+        shutil.rmtree(target)
+    left = folder / "left"
     for each in target.parent.glob(".*.saving-*"):
-        shutil.copytree(each, left / each.name.lstrip("."))
-    if not target.exists():
-        try:
-            locate(target)
-        except ModelError as error:
-            found["message"] = str(error)
-            subprocess.run(str(error).split("put it back with: ")[1], shell=True, check=True)
-            found["restored"] = copies.get(digest(target), "damaged")
-            target.rename(previous_copy(target))  # as the kill left it
-    llava.save_4bit(target)
-    found["saved_after"] = copies.get(digest(target), "damaged")
+        shutil.copytree(each, left / f"{len(list(left.glob('*')))}")
+    found["after"] = "whole" if digest(llava.save_4bit(target)) == whole else "damaged"
     found["beside"] = sorted(each.name for each in target.parent.iterdir())
+    shutil.rmtree(target.parent)
     return found
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]))

@@ -15,9 +15,10 @@ from bitsandbytes import functional
 from live_tensors import LiveTensors
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from llava_nb import ModelError, PromptError, catalog, estimate, estimate_vram, load, sizes
+from llava_nb import ModelError, PromptError, catalog, estimate_vram, load, sizes
 from llava_nb.gpu import Gpu, GpuReport
-from llava_nb.loading import release
+from llava_nb.loading import fit
+from llava_nb.loading.load import release
 from llava_nb.sizes import (
     GIB,
     WEIGHTS,
@@ -216,7 +217,7 @@ def test_a_short_name_needs_no_library():
 def test_auto_is_what_load_would_take(monkeypatch):
     gpu = Gpu(0, "Tesla T4", (7, 5), 15 * GIB, 14 * GIB)
     report = GpuReport(gpus=(gpu,), versions={"torch": "2"}, torch_sees_gpu=True)
-    monkeypatch.setattr(estimate, "check_gpu", lambda ask_torch: report)
+    monkeypatch.setattr(fit, "check_gpu", lambda ask_torch: report)
     assert estimate_vram("auto") == estimate_vram("llava-1.5-13b")
 
 
@@ -335,7 +336,7 @@ def gpu(monkeypatch):
 
     def set_gpu(name, gib=0):
         gpus = () if name is None else (Gpu(0, name, (8, 0), int(gib * GIB), None),)
-        monkeypatch.setattr(estimate, "check_gpu", lambda: GpuReport(gpus=gpus))
+        monkeypatch.setattr(fit, "check_gpu", lambda: GpuReport(gpus=gpus))
 
     return set_gpu
 
@@ -356,7 +357,7 @@ def test_what_does_not_fit_is_marked_in_the_bar(gpu):
     gpu(None)
     short = estimate_vram("llava-1.5-13b", quantization="8bit")
     page = short._repr_html_()
-    more = (short.needed_bytes - estimate.T4_BYTES) / GIB
+    more = (short.needed_bytes - fit.T4_BYTES) / GIB
     assert f"more by {more:.2f} GiB than the Tesla T4" in page and "the end of 14.56 GiB" in page
     assert "the end of" not in estimate_vram("llava-1.5-13b")._repr_html_()
 

@@ -11,11 +11,12 @@ import torch
 from family_checkpoints import FAMILY, PATCHES, family_config, make_member
 from PIL import Image
 
-from llava_nb import ModelError, estimate_vram, load, loading
-from llava_nb.family import build_config
+from llava_nb import ModelError, estimate_vram, load
 from llava_nb.inference.kv_cache import CACHE_ARGUMENT
+from llava_nb.loading import load as loading
+from llava_nb.loading.refusals import check_original_layout
+from llava_nb.loading.source import build_config
 from llava_nb.processor import encode
-from llava_nb.refusals import check_original_layout
 from llava_nb.sizes import shape_of
 from llava_nb.vram.report import bytes_by_part
 
@@ -92,7 +93,7 @@ def test_8_bits_and_none_answer_too(member, quantization):
 
 
 def test_float16_as_on_a_t4_answers_too(member, monkeypatch):
-    monkeypatch.setattr(loading, "device_and_dtype", lambda: ("cpu", torch.float16))
+    monkeypatch.setattr(loading, "device_and_dtype", lambda report: ("cpu", torch.float16))
     monkeypatch.setattr(loading, "_loaded", {})
     llava = load(member[1])
     assert llava.dtype == "float16"

@@ -19,12 +19,12 @@ from vram_on_paper import Blocks, OnPaper, attention_fused, take_weights  # noqa
 
 from llava_lessons.tiny.build import build_tokenizer
 from llava_nb import catalog, estimate_vram  # noqa: E402
-from llava_nb.family import build_config  # noqa: E402
 from llava_nb.image_processor import (  # noqa: E402
     LlavaNextImageProcessorPil,
     LlavaOnevisionImageProcessorPil,
     OnevisionPictures,
 )
+from llava_nb.loading.source import build_config  # noqa: E402
 from llava_nb.sizes import CONTEXT, GIB, ROOM, Work, shape_of, vram_parts  # noqa: E402
 
 CLIP = {

@@ -279,7 +279,7 @@ def test_on_a_gpu_the_numbers_are_the_gpus(monkeypatch):
 
 
 def test_out_of_memory_while_loading_names_a_smaller_way(monkeypatch):
-    from llava_nb.loading import release
+    from llava_nb.loading.load import release
 
     def fail(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory.")

@@ -168,8 +168,9 @@ def test_an_adapter_on_the_hub_is_recognised_before_any_weight(ask_hub, original
 
 def test_too_little_disk_is_said_before_any_weight_is_fetched(ask_hub, original_on_hub):
     run = ask_hub(
-        "from llava_nb import load, preflight\n"
-        "preflight.disk_free_bytes = lambda folder=None: 1000\n"
+        "from llava_nb import load\n"
+        "from llava_nb.loading import fit\n"
+        "fit.disk_free_bytes = lambda folder=None: 1000\n"
         "load('somebody/original')"
     )
     assert "DoesNotFitError: somebody/original does not fit: disk needed" in run.stderr

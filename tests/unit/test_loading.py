@@ -7,10 +7,11 @@ import torch
 from PIL import Image
 
 from llava_lessons.tiny.scenes import draw
-from llava_nb import ModelError, load, loading
-from llava_nb.checkpoints import Checkpoint
-from llava_nb.quantise import check_modules, settings
-from llava_nb.reading import check_loaded
+from llava_nb import ModelError, check_gpu, load
+from llava_nb.gpu import Gpu, GpuReport
+from llava_nb.loading import load as loading
+from llava_nb.loading.find import Checkpoint
+from llava_nb.loading.weights import check_modules, settings
 
 
 def linears(llava, kind):
@@ -39,11 +40,26 @@ def test_settings_leave_no_default_of_the_library(dtype):
     assert made.bnb_4bit_compute_dtype == dtype and "lm_head" in made.llm_int8_skip_modules
 
 
-def test_a_t4_computes_in_float16(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
-    assert loading.device_and_dtype() == ("cuda:0", torch.float16)
+@pytest.mark.parametrize(
+    ("sees", "place"), [(True, ("cuda:0", "float16")), (False, ("cpu", "float32"))]
+)
+def test_a_gpu_is_used_where_torch_can_use_it(sees, place):
+    report = GpuReport(
+        gpus=(Gpu(0, "Tesla T4", (7, 5), 15, 14),),
+        versions={"torch": "2.13.0"},
+        torch_cuda="12.8",
+        torch_sees_gpu=sees,
+        compute_dtype="float16",
+    )
+    assert loading.device_and_dtype(report) == (place[0], getattr(torch, place[1]))
+
+
+def test_the_machine_is_looked_at_once(monkeypatch):
+    looks = []
+    monkeypatch.setattr(loading, "_loaded", {})
+    monkeypatch.setattr(loading, "check_gpu", lambda **how: looks.append(how) or check_gpu(**how))
+    load("auto")
+    assert looks == [{"ask_torch": True}]
 
 
 def test_8_bit_too(scene):
@@ -184,4 +200,4 @@ def test_random_weights_are_never_let_through():
     report = {"missing_keys": ["model.vision_tower.x"], "unexpected_keys": ["y"]}
     message = r"1 missing \(model.vision_tower.x\); 1 unexpected \(y\). The model would answer at"
     with pytest.raises(ModelError, match=message):
-        check_loaded(checkpoint, report)
+        loading.check_loaded(checkpoint, report)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from llava_nb import DoesNotFitError, ModelError, load, shards
+from llava_nb import DoesNotFitError, ModelError, load
+from llava_nb.loading import weights as weight_reading
 
 PARITY = Path(__file__).parents[1] / "data" / "parity"
 
@@ -123,7 +124,7 @@ def test_old_shards_larger_than_the_free_memory(folder, monkeypatch):
         weights = torch.load(shard, weights_only=True)
         torch.save(weights, shard, _use_new_zipfile_serialization=False)
     assert not load(folder).closed  # read whole where there is room
-    monkeypatch.setattr(shards, "ram_bytes", lambda: (2**34, 2**20))
+    monkeypatch.setattr(weight_reading, "ram_bytes", lambda: (2**34, 2**20))
     with pytest.raises(DoesNotFitError, match="before 1.6.*3 such file.* short by"):
         load(folder, quantization=None)
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from llava_nb import catalog, load, preflight, sizes
+from llava_nb import catalog, load, sizes
 from llava_nb.errors import DoesNotFitError
 from llava_nb.gpu import Gpu, GpuReport
+from llava_nb.loading import find, fit
 from llava_nb.sizes import FULL, GIB, shape_of
 
 SEVEN, THIRTEEN, TINY = (catalog.find(name) for name in ("llava-1.5-7b", "llava-1.5-13b", "tiny"))
@@ -53,14 +54,14 @@ def machine(monkeypatch):
     def in_bytes(gib):
         return None if gib is None else int(gib * GIB)
 
-    def set_free(*, vram=None, ram=11.0, disk=70.0):
+    def set_free(*, vram=None, ram=11.0, disk=70.0, place="local"):
         gpus = tuple(
             Gpu(index, "Tesla T4", (7, 5), 15 * GIB, in_bytes(free))
             for index, free in enumerate((0.5, vram))
         )
-        monkeypatch.setattr(preflight, "check_gpu", lambda ask_torch: GpuReport(gpus=gpus))
-        monkeypatch.setattr(preflight, "free_ram_bytes", lambda: in_bytes(ram))
-        monkeypatch.setattr(preflight, "disk_free_bytes", lambda folder: in_bytes(disk))
+        report = GpuReport(gpus=gpus, ram_available_bytes=in_bytes(ram), place=place)
+        monkeypatch.setattr(fit, "check_gpu", lambda ask_torch: report)
+        monkeypatch.setattr(fit, "disk_free_bytes", lambda folder: in_bytes(disk))
 
     return set_free
 
@@ -68,10 +69,8 @@ def machine(monkeypatch):
 def needs_of(model, quantization="4bit", device="cuda:1", files=None, cache_dir=None, config=None):
     size = model.download_bytes
     if files is None:
-        files = [
-            preflight.WeightFiles("a/b", "safetensors", (("model.safetensors", size),), size, False)
-        ]
-    return preflight.needs(
+        files = [find.WeightFiles("a/b", "safetensors", (("model.safetensors", size),), size)]
+    return fit.needs(
         config or config_of(model),
         files,
         quantization=quantization,
@@ -83,7 +82,7 @@ def needs_of(model, quantization="4bit", device="cuda:1", files=None, cache_dir=
 def refusal(model, quantization="4bit", device="cuda:1", **arguments):
     needed = needs_of(model, quantization, device, **arguments)
     with pytest.raises(DoesNotFitError) as info:
-        preflight.check_fits(model.name, needed, quantization=quantization)
+        fit.check_fits(model.name, needed, quantization=quantization)
     return str(info.value)
 
 
@@ -122,7 +121,7 @@ def test_a_tower_of_another_make_counts_as_that_of_llava():
 def test_the_vram_needed_is_that_of_the_catalog(machine, model, quantization):
     machine(vram=14.5)
     needed = needs_of(model, quantization)
-    assert needed.vram == model.vram_bytes(quantization) and needed.vram_free == int(14.5 * GIB)
+    assert needed.vram == model.vram_bytes(quantization) and needed.free.vram == int(14.5 * GIB)
 
 
 @pytest.mark.parametrize("quantization", ["4bit", None])
@@ -144,32 +143,32 @@ def test_the_ram_on_a_gpu_is_a_tensor_and_not_the_model(machine):
 def test_files_add_up_and_old_ones_pass_through_the_ram(machine, tmp_path):
     machine(vram=14.5)
     torch.save({}, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
-    folder = preflight.weight_files(str(tmp_path), is_folder=True)
-    tower = preflight.WeightFiles("c/d", "bin", (("pytorch_model.bin", 5 * GIB),), GIB, False)
+    folder = find.weight_files(str(tmp_path), is_folder=True)
+    tower = find.WeightFiles("c/d", "bin", (("pytorch_model.bin", 5 * GIB),), GIB)
     both, tower_only = (needs_of(SEVEN, files=files) for files in ([folder, tower], [tower]))
     assert (both.fetch, both.largest_file, both.format) == (GIB, 5 * GIB, "bin")
-    assert both.ram - tower_only.ram == both.read_whole == folder.total_bytes > 0
+    assert both.ram - tower_only.ram == both.read_whole == folder.largest_bytes > 0
 
 
 def test_what_is_unknown_never_fails(machine):
     machine(vram=None, ram=None, disk=None)
-    preflight.check_fits("any", needs_of(THIRTEEN, None), quantization=None)
+    fit.check_fits("any", needs_of(THIRTEEN, None), quantization=None)
 
 
 def test_without_files_only_the_memory_is_compared(machine):
     machine(vram=14.5, disk=0.0)
-    preflight.check_fits("any", needs_of(THIRTEEN, files=[]), quantization="4bit")
+    fit.check_fits("any", needs_of(THIRTEEN, files=[]), quantization="4bit")
 
 
 def test_a_model_that_fits_passes(machine):
     machine(vram=14.5)
-    preflight.check_fits("llava-1.5-13b", needs_of(THIRTEEN), quantization="4bit")
+    fit.check_fits("llava-1.5-13b", needs_of(THIRTEEN), quantization="4bit")
 
 
 def test_the_free_space_is_that_of_the_cache_folder(machine, monkeypatch, tmp_path):
     machine(vram=14.5)
     asked = []
-    monkeypatch.setattr(preflight, "disk_free_bytes", lambda folder: asked.append(folder) or GIB)
+    monkeypatch.setattr(fit, "disk_free_bytes", lambda folder: asked.append(folder) or GIB)
     message = refusal(SEVEN, cache_dir=str(tmp_path))
     assert set(asked) == {str(tmp_path)} and f"Downloads go to {tmp_path};" in message
 
@@ -236,16 +235,19 @@ def test_too_little_ram_for_an_old_file_says_why(machine, tmp_path):
     machine(vram=14.5, ram=1.0)
     (tmp_path / "pytorch_model.bin").touch()
     os.truncate(tmp_path / "pytorch_model.bin", GIB // 4)  # no zip file, and takes no disk
-    message = refusal(SEVEN, files=[preflight.weight_files(str(tmp_path), is_folder=True)])
+    message = refusal(SEVEN, files=[find.weight_files(str(tmp_path), is_folder=True)])
     assert "RAM needed 1.24 GiB, free 1.00 GiB, short by 0.24 GiB." in message
     assert "0.25 GiB of that RAM is for .bin files in the format of torch before 1.6" in message
 
 
-def test_where_nothing_fits_memory_is_to_be_freed(machine):
-    machine(ram=0.1)
+@pytest.mark.parametrize(
+    ("place", "how"), [("local", "."), ("colab", " (Runtime > Restart session).")]
+)
+def test_where_nothing_fits_memory_is_to_be_freed(machine, place, how):
+    machine(ram=0.1, place=place)
     for config in (config_of(SEVEN), LlavaConfig.from_pretrained(TINY.folder)):
         message = refusal(SEVEN, device="cpu", config=config)
-        assert "Nothing smaller fits either: free the memory first (Runtime > Restart" in message
+        assert f"Nothing smaller fits either: free the memory first{how}" in message
         assert not loads_in(message), message
 
 

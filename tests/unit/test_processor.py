@@ -17,8 +17,8 @@ from transformers import CLIPVisionConfig, LlavaConfig, LlavaModel, SiglipVision
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 
 from llava_nb import ModelError
-from llava_nb.family import build_config
 from llava_nb.image_processor import shrink
+from llava_nb.loading.source import build_config
 from llava_nb.processor import build_processor, encode, prompt_text
 
 SIDE = 28
@@ -258,7 +258,7 @@ def test_a_large_picture_becomes_tiles_that_are_counted_right(tmp_path):
 MEASURED = """
 import json, pathlib, resource, sys
 from PIL import Image
-from llava_nb.family import build_config
+from llava_nb.loading.source import build_config
 from llava_nb.processor import build_processor, encode
 folder = pathlib.Path(sys.argv[1])
 config = build_config(json.loads((folder / "config.json").read_text()))

@@ -12,8 +12,10 @@ from kill_saves import digest
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from llava_lessons.tiny.scenes import draw, sample_scene
-from llava_nb import load, loading, saving
-from llava_nb.quantise import KEPT_MODULES, check_modules
+from llava_nb import load
+from llava_nb.loading import save
+from llava_nb.loading.load import release
+from llava_nb.loading.weights import KEPT_MODULES, check_modules
 
 QUESTIONS = (
     "Describe this picture.",
@@ -28,11 +30,11 @@ def fresh():
     """Loads the embedded model anew: one that has not answered yet."""
 
     def load_anew(folder="tiny"):
-        loading.release()
+        release()
         return load(folder)
 
     yield load_anew
-    loading.release()
+    release()
 
 
 def answers(llava):
@@ -185,7 +187,7 @@ def test_sampling_settings_of_the_checkpoint_are_no_obstacle(tiny_folder, tmp_pa
 
 def test_a_large_model_is_saved_in_parts(tiny, tmp_path, picture, monkeypatch):
     expected = tiny.ask(picture, "Describe this picture.").text
-    monkeypatch.setattr(saving, "SHARD_SIZE", "1MB")
+    monkeypatch.setattr(save, "SHARD_SIZE", "1MB")
     folder = tiny.save_4bit(tmp_path / "saved")
     parts = sorted(each.name for each in folder.glob("model-*.safetensors"))
     assert len(parts) > 3 and (folder / "model.safetensors.index.json").exists(), parts
@@ -206,7 +208,7 @@ def test_nothing_is_written_while_an_answer_is_under_way(tiny, tmp_path, monkeyp
             asking.append(pool.submit(tiny.ask, None, "Who?", max_new_tokens=1))
             assert not wait(asking, timeout=0.5).done
 
-        monkeypatch.setattr(saving, "_write", write)
+        monkeypatch.setattr(save, "_write", write)
         tiny.save_4bit(tmp_path / "saved")
         assert asking[0].result(timeout=60).tokens == 1
 

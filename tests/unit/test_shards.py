@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from llava_nb import DoesNotFitError, ModelError, shards
+from llava_nb import DoesNotFitError, ModelError
+from llava_nb.loading import weights
 
 WEIGHTS = {"a": torch.arange(12.0).reshape(3, 4), "b": torch.ones(5, dtype=torch.float16)}
 
@@ -23,8 +24,8 @@ def files(tmp_path):
 
 @pytest.mark.parametrize("name", ["new.safetensors", "zip.bin", "old.bin"])
 def test_every_format_holds_the_same(name, files):
-    opened = shards.open_weights([files[name]])
-    assert {key: shards.shape_of(value) for key, value in opened.items()} == {
+    opened = weights.open_weights([files[name]])
+    assert {key: weights.shape_of(value) for key, value in opened.items()} == {
         "a": (3, 4),
         "b": (5,),
     }
@@ -34,7 +35,7 @@ def test_every_format_holds_the_same(name, files):
 def test_a_large_zip_shard_takes_no_memory_until_it_is_read(tmp_path):
     torch.save({"big": torch.ones(50_000_000)}, tmp_path / "big.bin")  # 200 MB
     before = anonymous_kib()
-    opened = shards.open_weights([tmp_path / "big.bin"])
+    opened = weights.open_weights([tmp_path / "big.bin"])
     taken = anonymous_kib() - before
     assert taken < 20_000 and opened["big"][7] == 1, f"{taken} KiB"
 
@@ -50,16 +51,16 @@ def anonymous_kib():
 
 def test_an_old_shard_larger_than_the_free_memory(files, monkeypatch):
     size = files["old.bin"].stat().st_size
-    monkeypatch.setattr(shards, "ram_bytes", lambda: (2**34, 2**20))
+    monkeypatch.setattr(weights, "ram_bytes", lambda: (2**34, 2**20))
     message = "old.bin is in the format of torch before 1.6.*1 such file.*0.00 GiB are free, short"
     with pytest.raises(DoesNotFitError, match=message):
-        shards.open_weights([files["old.bin"]])
-    assert size > 0 and shards.open_weights([files["zip.bin"]])
+        weights.open_weights([files["old.bin"]])
+    assert size > 0 and weights.open_weights([files["zip.bin"]])
 
 
 def test_an_old_shard_is_read_where_memory_is_unknown(files, monkeypatch):
-    monkeypatch.setattr(shards, "ram_bytes", lambda: (None, None))
-    assert torch.equal(shards.open_weights([files["old.bin"]])["a"], WEIGHTS["a"])
+    monkeypatch.setattr(weights, "ram_bytes", lambda: (None, None))
+    assert torch.equal(weights.open_weights([files["old.bin"]])["a"], WEIGHTS["a"])
 
 
 @pytest.mark.parametrize("name", ["new.safetensors", "zip.bin", "old.bin"])
@@ -67,13 +68,13 @@ def test_a_truncated_shard(name, files):
     whole = files[name].read_bytes()
     files[name].write_bytes(whole[: len(whole) * 2 // 3])
     with pytest.raises(ModelError, match=f"{name} is damaged or cut short .*bytes. Delete it and"):
-        shards.open_weights([files[name]])
+        weights.open_weights([files[name]])
 
 
 def test_an_empty_shard(tmp_path):
     (tmp_path / "zip.bin").touch()
     with pytest.raises(ModelError, match="zip.bin is empty. Fetch it again"):
-        shards.open_weights([tmp_path / "zip.bin"])
+        weights.open_weights([tmp_path / "zip.bin"])
 
 
 class Wicked:
@@ -94,25 +95,25 @@ def test_a_pickle_that_wants_to_run_code_is_not_run(zipped, tmp_path):
         _use_new_zipfile_serialization=zipped,
     )
     with pytest.raises(ModelError, match="wants to run code.*was not run.*Do not use files"):
-        shards.open_weights([tmp_path / "bad.bin"])
+        weights.open_weights([tmp_path / "bad.bin"])
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_bare_pickle_that_wants_to_run_code_is_not_run(tmp_path):
     (tmp_path / "bad.bin").write_bytes(pickle.dumps({"a": Wicked(tmp_path / "ran")}))
     with pytest.raises(ModelError, match="bad.bin"):
-        shards.open_weights([tmp_path / "bad.bin"])
+        weights.open_weights([tmp_path / "bad.bin"])
     assert not (tmp_path / "ran").exists()
 
 
 def test_something_else_than_tensors(tmp_path):
     torch.save({"epoch": 3, "state": {"a": torch.ones(2)}}, tmp_path / "training.bin")
     with pytest.raises(ModelError, match="holds something else than tensors by name"):
-        shards.open_weights([tmp_path / "training.bin"])
+        weights.open_weights([tmp_path / "training.bin"])
 
 
 def test_one_tensor_in_two_shards(files):
     with pytest.raises(
         ModelError, match="2 tensors that an earlier shard holds.*a. The folder mix"
     ):
-        shards.open_weights([files["zip.bin"], files["new.safetensors"]])
+        weights.open_weights([files["zip.bin"], files["new.safetensors"]])

@@ -9,7 +9,7 @@ import torch
 from fake_cuda import FakeCuda, install
 
 from llava_nb import LlavaNbError, load, vram_report
-from llava_nb.loading import release
+from llava_nb.loading.load import release
 from llava_nb.sizes import CUDA_CONTEXT, GIB, WEIGHTS
 from llava_nb.vram import report as vram
 from llava_nb.vram.report import VramReport, bytes_by_part

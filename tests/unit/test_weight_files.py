@@ -8,7 +8,7 @@ import torch
 from test_hub import Hub
 from transformers import LlavaForConditionalGeneration
 
-from llava_nb.weight_files import weight_files
+from llava_nb.loading.find import weight_files
 
 ask_hub = test_hub.ask_hub
 SAFE, BIN = "model.safetensors", "pytorch_model.bin"
@@ -24,7 +24,7 @@ STRAY = (
     "model.fp16.safetensors",
 )
 LOOK = (
-    "from llava_nb.weight_files import weight_files\n"
+    "from llava_nb.loading.find import weight_files\n"
     "def look(hub_id='somebody/small-llava', **access):\n"
     "    found = weight_files(hub_id, is_folder=False, **access)\n"
     "    return found and (found.format, found.files, found.fetch_bytes)\n"
@@ -47,8 +47,8 @@ def serve(monkeypatch, folder):
 def test_a_folder_with_a_single_file(tiny_folder):
     found = weight_files(str(tiny_folder), is_folder=True)
     size = (tiny_folder / SAFE).stat().st_size
-    assert (found.format, found.files, found.is_folder) == ("safetensors", ((SAFE, size),), True)
-    assert (found.total_bytes, found.largest_bytes, found.fetch_bytes) == (size, size, 0)
+    assert (found.format, found.files) == ("safetensors", ((SAFE, size),))
+    assert (found.largest_bytes, found.fetch_bytes) == (size, 0)
 
 
 def test_a_folder_with_the_shards_that_transformers_writes(tiny_folder, tmp_path):
@@ -57,7 +57,7 @@ def test_a_folder_with_the_shards_that_transformers_writes(tiny_folder, tmp_path
     found = weight_files(str(tmp_path / "shards"), is_folder=True)
     on_disk = sorted((tmp_path / "shards").glob("*.safetensors"))
     assert len(found.names) > 2 and list(found.names) == [file.name for file in on_disk]
-    assert found.total_bytes == sum(file.stat().st_size for file in on_disk)
+    assert sum(size for _, size in found.files) == sum(file.stat().st_size for file in on_disk)
     assert found.largest_bytes == max(file.stat().st_size for file in on_disk)
 
 
@@ -89,7 +89,7 @@ def test_only_old_bin_files_are_read_whole(tmp_path, is_zip):
     tensors = {"weight": torch.zeros(100)}
     torch.save(tensors, tmp_path / BIN, _use_new_zipfile_serialization=is_zip)
     found = weight_files(str(tmp_path), is_folder=True)
-    assert found.read_whole_bytes == (0 if is_zip else found.total_bytes)
+    assert found.read_whole_bytes == (0 if is_zip else found.largest_bytes)
 
 
 def test_a_hub_id_is_one_request_without_a_token(ask_hub):

@@ -1,8 +1,7 @@
 """Models that `load()` recognises and does not read, and what to use instead.
 
-Each of these would otherwise load without an error and answer at random, or stop
-somewhere deep in a library. Not covered: files that are missing (`checkpoints.py`) or
-damaged (`shards.py`).
+Each of these would otherwise load without an error and answer at random, or stop somewhere deep in
+a library.
 """
 
 from __future__ import annotations
@@ -11,10 +10,18 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from .errors import ModelError
-from .family import CLASSES
+from ..errors import ModelError
 
-_WEIGHT_ENDINGS = (".safetensors", ".bin")
+# model_type in config.json -> how transformers' classes for it begin: LLaVA-1.x and BakLLaVA,
+# LLaVA 1.6, ViP-LLaVA, LLaVA-OneVision.
+CLASSES = {
+    "llava": "Llava",
+    "llava_next": "LlavaNext",
+    "vipllava": "VipLlava",
+    "llava_onevision": "LlavaOnevision",
+}
+TOWERS = {"clip_vision_model": "CLIP", "siglip_vision_model": "SigLIP"}
+_PROJECTORS = ("linear", "mlp2x_gelu")
 _INSTEAD = 'load("llava-1.5-7b") or load("llava-1.5-13b")'
 _CONVERTED = "which load() reads in the transformers layout alone"
 # What the original calls its models on other language models, and what transformers offers.
@@ -26,8 +33,6 @@ _OTHER_LANGUAGE_MODELS = {
     'Use load("llava-onevision-7b")',
     "gemma": f"Gemma, which load() does not read. Use {_INSTEAD}",
 }
-_PROJECTORS = ("linear", "mlp2x_gelu")
-TOWERS = {"clip_vision_model": "CLIP", "siglip_vision_model": "SigLIP"}
 # Files that are weights all the same, but not for torch: how they end, and who reads them.
 _OTHER_FORMATS = {
     ".gguf": "GGUF, for llama.cpp and Ollama",
@@ -55,8 +60,8 @@ _KEPT_PARTS = ("vision_tower", "multi_modal_projector", "lm_head")
 def is_original(config: dict[str, Any]) -> bool:
     """Whether a config.json is in the LLaVA authors' own layout.
 
-    Both layouts say `model_type: "llava"`; only this one has `mm_...` keys, or a class
-    such as `LlavaLlamaForCausalLM`.
+    Both layouts say `model_type: "llava"`; only this one has `mm_...` keys, or a class such as
+    `LlavaLlamaForCausalLM`.
     """
     classes = config.get("architectures") or []
     return any(key.startswith("mm_") for key in config) or any(
@@ -64,7 +69,43 @@ def is_original(config: dict[str, Any]) -> bool:
     )
 
 
-def check_transformers_layout(name: str, config: dict[str, Any], known: Collection[str]) -> None:
+def stored_quantization(config: dict[str, Any]) -> str | None:
+    """Return how bitsandbytes has quantised the weights of a folder already, by its config."""
+    stored = config.get("quantization_config")
+    for bits in ("4bit", "8bit"):
+        if isinstance(stored, dict) and (
+            stored.get(f"load_in_{bits}") or stored.get(f"_load_in_{bits}")
+        ):
+            return bits
+    return None
+
+
+def check_config(name: str, config: dict[str, Any], known: Collection[str]) -> None:
+    """Raise ModelError unless a config.json, in either layout, is of a model that load() reads."""
+    _check_other_quantisation(name, config)
+    if is_original(config):
+        check_original_layout(name, config)
+    else:
+        _check_transformers_layout(name, config, known)
+
+
+def _check_other_quantisation(name: str, config: dict[str, Any]) -> None:
+    """Raise ModelError if another library than bitsandbytes quantised the weights."""
+    text, stored = config.get("text_config"), config.get("quantization_config")
+    if not stored and isinstance(text, dict):
+        stored = text.get("quantization_config")
+    if not stored and isinstance(config.get("quantization"), dict):
+        stored = {"quant_method": "mlx"}  # Apple's MLX writes "quantization" with bits, group_size
+    if not stored or stored_quantization({"quantization_config": stored}):
+        return
+    method = stored.get("quant_method", "an unknown method") if isinstance(stored, dict) else stored
+    raise ModelError(
+        f"The weights of {name} are quantised with {method!r}; load() reads those of bitsandbytes. "
+        "Load the model that they were made from, which load() quantises itself."
+    )
+
+
+def _check_transformers_layout(name: str, config: dict[str, Any], known: Collection[str]) -> None:
     """Raise ModelError unless the config is of a LLaVA on a CLIP or a SigLIP tower.
 
     `model_type` alone does not tell: Pixtral, whose tower sees pictures in their own form and
@@ -73,9 +114,14 @@ def check_transformers_layout(name: str, config: dict[str, Any], known: Collecti
     kind, vision = config.get("model_type"), config.get("vision_config")
     names = f"Models that it knows by name: {', '.join(known)}."
     if kind not in CLASSES:
+        what = ""
+        if "video" in str(kind):
+            what = ", which is for videos"
+        elif "vocab_size" in config and not {"vision_config", "text_config"} & config.keys():
+            what = ", a language model or a tower alone"
         raise ModelError(
-            f"{name} is a model of type {kind!r}{_what_else(config)}, and load() reads LLaVA and "
-            f"its family (types {', '.join(CLASSES)}). {names}"
+            f"{name} is a model of type {kind!r}{what}, and load() reads LLaVA and its family "
+            f"(types {', '.join(CLASSES)}). {names}"
         )
     for part in ("text_config", "vision_config"):
         if not isinstance(config.get(part), dict):
@@ -90,16 +136,6 @@ def check_transformers_layout(name: str, config: dict[str, Any], known: Collecti
             f"{' and '.join(TOWERS.values())} towers (types {', '.join(TOWERS)}); its pictures "
             f"would be prepared wrongly. Use {_INSTEAD}, or transformers itself for this one."
         )
-
-
-def _what_else(config: dict[str, Any]) -> str:
-    """Say in a few words what a config of another kind is."""
-    kind = str(config.get("model_type"))
-    if "video" in kind:
-        return ", which is for videos"
-    if "vision_config" not in config and "text_config" not in config:
-        return ", a language model or a tower alone" if "vocab_size" in config else ""
-    return ""
 
 
 def check_original_layout(name: str, raw: dict[str, Any]) -> None:
@@ -162,30 +198,12 @@ def check_parts(name: str, files: Collection[str], adapter: dict[str, Any] | Non
                 f"{name} holds its weights for other programs ({found}: {format_name}), and load() "
                 f"reads safetensors and .bin files of torch. Use {_INSTEAD}."
             )
-    weights = [each for each in files if each.endswith(_WEIGHT_ENDINGS)]
+    weights = [each for each in files if each.endswith((".safetensors", ".bin"))]
     if weights and all(each.rsplit("/")[-1].startswith("mm_projector") for each in weights):
         raise ModelError(
             f"{name} holds a projector alone ({weights[0]}), without the language model that it "
             f"was trained for. Use the whole model: {_INSTEAD}."
         )
-
-
-def check_other_quantisation(name: str, config: dict[str, Any]) -> None:
-    """Raise ModelError if another library than bitsandbytes quantised the weights."""
-    text = config.get("text_config")
-    stored = config.get("quantization_config")
-    if not stored and isinstance(text, dict):
-        stored = text.get("quantization_config")
-    if not stored and isinstance(config.get("quantization"), dict):
-        stored = {"quant_method": "mlx"}  # Apple's MLX writes "quantization" with bits, group_size
-    bits = ("load_in_4bit", "_load_in_4bit", "load_in_8bit", "_load_in_8bit")
-    if not stored or (isinstance(stored, dict) and any(stored.get(key) for key in bits)):
-        return
-    method = stored.get("quant_method", "an unknown method") if isinstance(stored, dict) else stored
-    raise ModelError(
-        f"The weights of {name} are quantised with {method!r}; load() reads those of bitsandbytes. "
-        "Load the model that they were made from, which load() quantises itself."
-    )
 
 
 def check_stored(
@@ -208,12 +226,12 @@ def check_stored(
         whole = not any("vision_tower" in str(each) for each in kept)
         parts = ["vision tower and projector"] if whole else []
     else:
-        parts = [each for each in _KEPT_PARTS if any(each in scale for scale in scales)]
-        parts = [each.replace("_", " ") for each in parts]
+        parts = [part for part in _KEPT_PARTS if any(part in scale for scale in scales)]
     if parts:
+        listed = " and ".join(parts).replace("_", " ")
         raise ModelError(
-            f"{name} is stored in {words} as a whole, its {' and '.join(parts)} too, and load() "
-            f"keeps those unquantised: what a model sees suffers first. {instead}"
+            f"{name} is stored in {words} as a whole, its {listed} too, and load() keeps those "
+            f"unquantised: what a model sees suffers first. {instead}"
         )
     scaled = {each.rpartition(".")[0] for each in scales}
     linears = [each for each in weights or () if _LANGUAGE_LINEAR.search(each)]

@@ -1,13 +1,10 @@
 """Checkpoints in the LLaVA authors' own layout, read by stock transformers.
 
-In that layout (`LlavaLlamaForCausalLM`, `mm_projector`) config.json says "llava", and
-transformers takes it for its own: it builds a model of standard size, finds no weight that
-fits, fills all with random numbers and raises nothing. So nothing here asks
-`AutoConfig`: the config is built from the file's numbers, the weights get the names
-that transformers uses, and names and shapes are compared before anything is read.
-
-The names follow llava/model/llava_arch.py and llava/model/multimodal_encoder of
-haotian-liu/LLaVA.
+In that layout (`LlavaLlamaForCausalLM`, `mm_projector`) config.json says "llava", and transformers
+takes it for its own: it builds a model of standard size, finds no weight that fits, fills all with
+random numbers and raises nothing. So the config is built here from the file's numbers, the weights
+get the names that transformers uses, and names and shapes are compared before anything is read.
+The names follow llava/model/llava_arch.py and llava/model/multimodal_encoder of haotian-liu/LLaVA.
 """
 
 from __future__ import annotations
@@ -26,9 +23,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .errors import ModelError
-from .processor import MARK, Spelling
-from .shards import open_weights, shape_of
+from ..errors import ModelError
+from ..processor import MARK, Spelling
+from .weights import open_weights, shape_of
 
 TOWER = "model.vision_tower."
 PROJECTOR = "model.multi_modal_projector."
@@ -47,7 +44,6 @@ _PROJECTORS = {
 }
 # Buffers that old versions saved, and the half of CLIP that reads captions.
 _NOT_WEIGHTS = re.compile(r"\.rotary_emb\.inv_freq$|\.embeddings\.position_ids$")
-PROJECTOR_TYPES = tuple(_PROJECTORS)
 
 
 def projector_type(raw: dict[str, Any]) -> str:
