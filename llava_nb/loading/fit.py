@@ -8,13 +8,14 @@ what is free, and makes room. Nor are the few MiB of tokenizer and settings besi
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .. import catalog, sizes
-from ..errors import DoesNotFitError, ModelError, PromptError
+from ..errors import DoesNotFitError, ModelError, PromptError, plain
 from ..gpu import GpuReport, check_gpu, disk_free_bytes, recommend
 from ..sizes import ACTIVATIONS, CACHE, CONTEXT, IN_WORDS, ROOM, WEIGHTS, Shape, Work, format_gib
 from ..vram.report import stacked_bar, table
@@ -125,10 +126,7 @@ def estimate_vram(
     Raises ModelError for a model that cannot be found or read, PromptError for numbers that mean
     nothing or exceed the context.
     """
-    if not (isinstance(quantization, str | None) and quantization in sizes.QUANTIZATIONS):
-        from .weights import check_choice  # torch, which an estimate of a short name does without
-
-        check_choice(quantization, for_loading=False)
+    check_quantization(quantization)
     number, context = sizes.HALF, sizes.CUDA_CONTEXT
     if isinstance(model, (str, Path)):
         name, shape, context_tokens = _described(model, quantization)
@@ -152,6 +150,17 @@ def estimate_vram(
         kv_bytes_per_token=sizes.kv_bytes_per_token(shape, number),
         memory="VRAM" if context else "RAM",
     )
+
+
+def check_quantization(quantization: object) -> None:
+    """Raise ModelError for anything but "4bit", "8bit" and None, with the nearest of them."""
+    if isinstance(quantization, str | None) and quantization in sizes.QUANTIZATIONS:
+        return
+    shown = plain(repr(quantization)) if isinstance(quantization, (str, int)) else ""
+    near = difflib.get_close_matches(shown.replace("nf", ""), ["4bit", "8bit"], 1, 0.3)
+    guess = f' Did you mean "{near[0]}"?' if near else ""
+    shown = shown or f"a {type(quantization).__name__}"
+    raise ModelError(f'quantization={shown} is not known.{guess} It is "4bit", "8bit" or None.')
 
 
 def _work(

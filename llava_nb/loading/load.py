@@ -10,6 +10,7 @@ more.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -26,17 +27,17 @@ from ..gpu import GpuReport, check_gpu
 from ..inference.llava import Llava
 from ..processor import prompt_style
 from ..vram.free import large_blocks_apart, or_out_of_vram, smaller_steps
-from . import original
 from .find import Checkpoint, is_auto, locate, read_config, unreachable, weight_names
-from .fit import check_fits, check_stored_bits, needs
+from .fit import check_fits, check_quantization, check_stored_bits, needs
+from .original import with_stock_names
 from .refusals import check_stored, is_original, stored_quantization
 from .source import Source, find_source, network_class, weight_paths
 from .weights import (
-    check_choice,
     check_modules,
     hush_bitsandbytes,
     keep_scales,
     no_bars,
+    open_weights,
     repair_stored,
     settings,
 )
@@ -72,7 +73,12 @@ def load(
     The same call again returns the same object; another model releases the one before. Raises
     ModelError with the repair in its message, DoesNotFitError (a ModelError) if something is short.
     """
-    check_choice(quantization)
+    check_quantization(quantization)
+    if quantization and importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"Loading in {quantization} needs bitsandbytes, which is not installed. "
+            "Run: pip install bitsandbytes. Or load without it: load(..., quantization=None)."
+        )
     access = _access(token, cache_dir)
     if not isinstance(check, int):
         raise ModelError(f"check is a {type(check).__name__}; it is True or False.")
@@ -215,9 +221,9 @@ def _read_network(
     checkpoint = source.places[0]
     where, more = checkpoint.source, access
     if is_original(source.raw):
-        paths = [weight_paths(source, place, access) for place in source.places]
-        tower = paths[1] if len(paths) > 1 else []
-        weights, differences = original.open_checkpoint(source.raw, source.config, paths[0], tower)
+        opened = [open_weights(weight_paths(source, place, access)) for place in source.places]
+        weights, tower = (*opened, {})[:2]
+        weights, differences = with_stock_names(source.raw, source.config, weights, tower)
         check_loaded(checkpoint, differences)
         where, more = None, {"state_dict": weights}
     try:

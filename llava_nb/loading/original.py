@@ -10,7 +10,6 @@ The names follow llava/model/llava_arch.py and llava/model/multimodal_encoder of
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from transformers import (
 
 from ..errors import ModelError
 from ..processor import MARK, Spelling
-from .weights import open_weights, shape_of
 
 TOWER = "model.vision_tower."
 PROJECTOR = "model.multi_modal_projector."
@@ -108,49 +106,47 @@ def _vision_config(tower: Path) -> CLIPVisionConfig:
     return CLIPVisionConfig.from_dict(raw.get("vision_config") or raw)
 
 
-def open_checkpoint(
-    raw: dict[str, Any], config: LlavaConfig, shards: Iterable[Path], tower: Iterable[Path]
+def with_stock_names(
+    raw: dict[str, Any], config: LlavaConfig, weights: dict[str, Any], tower: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, list[str]]]:
     """Return the weights under transformers' names, unread, and what does not match.
 
-    The second value has the form of from_pretrained's loading info: names under
-    "missing_keys", "unexpected_keys" and "mismatched_keys". As in the original, a tower
-    inside the shards counts only if `unfreeze_mm_vision_tower`; else the one in the
-    files `tower` is used.
+    `weights` are those of the checkpoint and `tower` those of a whole CLIP or of its vision half,
+    by name; as in the original, a tower inside the checkpoint counts only if
+    `unfreeze_mm_vision_tower`. The second value has the form of from_pretrained's loading info:
+    names under "missing_keys", "unexpected_keys" and "mismatched_keys".
     """
-    trained_tower = bool(raw.get("unfreeze_mm_vision_tower"))
-    weights = _renamed(open_weights(shards), _PROJECTORS[projector_type(raw)])
-    if not trained_tower:
-        weights = {name: value for name, value in weights.items() if not name.startswith(TOWER)}
-        weights |= _tower_weights(tower)
-    if projector_type(raw) == "linear":
-        weights |= _second_projector_layer(config)
-    expected = expected_shapes(config)
-    weights = _with_level(weights, expected)
-    return weights, _compare(weights, expected)
-
-
-def _renamed(weights: dict[str, Any], projector: tuple) -> dict[str, Any]:
     renamed = {}
     for name, value in weights.items():
-        if _NOT_WEIGHTS.search(name):
-            continue
-        for pattern, new in (*_NAMES, *projector):
+        for pattern, new in (*_NAMES, *_PROJECTORS[projector_type(raw)]):
             if re.search(pattern, name):
                 name = re.sub(pattern, new, name)
                 break
         renamed[name] = value
-    return renamed
-
-
-def _tower_weights(files: Iterable[Path]) -> dict[str, Any]:
-    """Return the vision half of a CLIP; a file of that half alone has the same names."""
-    start = "vision_model."
-    return {
-        TOWER + name.removeprefix(start): value
-        for name, value in open_weights(files).items()
-        if name.startswith(start) and not _NOT_WEIGHTS.search(name)
+    if not raw.get("unfreeze_mm_vision_tower"):
+        renamed = {name: value for name, value in renamed.items() if not name.startswith(TOWER)}
+        for name, value in tower.items():
+            if name.startswith("vision_model."):
+                renamed[TOWER + name.removeprefix("vision_model.")] = value
+    renamed = {name: value for name, value in renamed.items() if not _NOT_WEIGHTS.search(name)}
+    if projector_type(raw) == "linear":
+        renamed |= _second_projector_layer(config)
+    expected = expected_shapes(config)
+    level = f"{TOWER}vision_model."  # some versions of transformers have it between
+    if any(name.startswith(level) for name in expected):
+        pattern = f"^{re.escape(TOWER)}"
+        renamed = {re.sub(pattern, level, name): value for name, value in renamed.items()}
+    both = renamed.keys() & expected.keys()
+    return renamed, {
+        "missing_keys": sorted(expected.keys() - both),
+        "unexpected_keys": sorted(renamed.keys() - both),
+        "mismatched_keys": sorted(name for name in both if _shape(renamed[name]) != expected[name]),
     }
+
+
+def _shape(tensor: Any) -> tuple[int, ...]:
+    """Return the shape of a tensor or of a slice that has not been read."""
+    return tuple(tensor.get_shape() if hasattr(tensor, "get_shape") else tensor.shape)
 
 
 def _second_projector_layer(config: LlavaConfig) -> dict[str, torch.Tensor]:
@@ -165,20 +161,3 @@ def expected_shapes(config: LlavaConfig) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
-
-
-def _with_level(weights: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
-    """Add the level "vision_model" to the tower's names where this transformers has it."""
-    level = f"{TOWER}vision_model."
-    if not any(name.startswith(level) for name in expected):
-        return weights
-    return {re.sub(f"^{re.escape(TOWER)}", level, name): each for name, each in weights.items()}
-
-
-def _compare(weights: dict[str, Any], expected: dict[str, Any]) -> dict[str, list[str]]:
-    both = weights.keys() & expected.keys()
-    return {
-        "missing_keys": sorted(expected.keys() - both),
-        "unexpected_keys": sorted(weights.keys() - both),
-        "mismatched_keys": sorted(n for n in both if shape_of(weights[n]) != expected[n]),
-    }

@@ -10,8 +10,6 @@ nothing was lost by it in 4 bits; with fewer, what the model sees broke before w
 from __future__ import annotations
 
 import contextlib
-import difflib
-import importlib.util
 import logging
 import pickle
 import warnings
@@ -24,9 +22,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers.utils import logging as transformers_logging
 
-from ..errors import DoesNotFitError, ModelError, plain
+from ..errors import DoesNotFitError, ModelError
 from ..gpu import ram_bytes
-from ..sizes import GIB, QUANTIZATIONS, format_gib
+from ..sizes import GIB, format_gib
 from .find import is_old_format
 
 # transformers 5 matches these from the start of a module's full name, or at its end:
@@ -62,23 +60,6 @@ def no_bars() -> Iterator[None]:
 
 
 # --- 4 and 8 bits ---------------------------------------------------------------------------------
-
-
-def check_choice(quantization: str | None, *, for_loading: bool = True) -> None:
-    """Raise ModelError for a word that is no quantisation, or if bitsandbytes is missing."""
-    if not (
-        quantization is None or isinstance(quantization, str) and quantization in QUANTIZATIONS
-    ):
-        shown = plain(repr(quantization)) if isinstance(quantization, (str, int)) else ""
-        near = difflib.get_close_matches(shown.replace("nf", ""), ["4bit", "8bit"], 1, 0.3)
-        guess = f' Did you mean "{near[0]}"?' if near else ""
-        shown = shown or f"a {type(quantization).__name__}"
-        raise ModelError(f'quantization={shown} is not known.{guess} It is "4bit", "8bit" or None.')
-    if for_loading and quantization and importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError(
-            f"Loading in {quantization} needs bitsandbytes, which is not installed. "
-            "Run: pip install bitsandbytes. Or load without it: load(..., quantization=None)."
-        )
 
 
 def settings(quantization: str | None, dtype: torch.dtype) -> Any:
@@ -216,11 +197,6 @@ def open_weights(files: Iterable[Path]) -> dict[str, Any]:
             )
         tensors.update(found)
     return tensors
-
-
-def shape_of(tensor: Any) -> tuple[int, ...]:
-    """Return the shape of a tensor or of a slice that has not been read."""
-    return tuple(tensor.get_shape() if hasattr(tensor, "get_shape") else tensor.shape)
 
 
 def _is_mappable(file: Path) -> bool:

@@ -25,10 +25,7 @@ def files(tmp_path):
 @pytest.mark.parametrize("name", ["new.safetensors", "zip.bin", "old.bin"])
 def test_every_format_holds_the_same(name, files):
     opened = weights.open_weights([files[name]])
-    assert {key: weights.shape_of(value) for key, value in opened.items()} == {
-        "a": (3, 4),
-        "b": (5,),
-    }
+    assert opened.keys() == WEIGHTS.keys()
     assert all(torch.equal(value[:], WEIGHTS[key]) for key, value in opened.items())
 
 
