@@ -5,9 +5,7 @@ Whoever foretells memory adds up `vram_parts`; there is no second formula.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +34,7 @@ PROMPT_TOKENS, ANSWER_TOKENS = 64, 1024
 CUDA_CONTEXT = 2**29
 SHARE_KEPT_FREE = {"4bit": 1 / 10, "8bit": 1 / 10, None: 1 / 20}
 
-# RAM for what no shape tells, the libraries' own buffers above all: loading on a GPU, on a CPU.
-GPU_WORKING_ROOM, CPU_WORKING_ROOM = GIB // 2, GIB // 2
+WORKING_ROOM = GIB // 2  # RAM for what no shape tells, the libraries' own buffers above all
 
 TILED = ("llava_next", "llava_onevision")  # they cut a picture into tiles beside the whole
 TOLERATED = 1.1  # the excess, in each direction, from which LLaVA-OneVision shrinks features
@@ -115,21 +112,13 @@ def shape_of(config: PretrainedConfig) -> Shape:
     )
 
 
-def context_of(config: PretrainedConfig) -> int:
-    """Return how many tokens the model holds: the longest prompt and answer together."""
-    tokens = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return tokens if isinstance(tokens, int) and tokens > 0 else USUAL_CONTEXT
-
-
 def _tower(config: PretrainedConfig) -> dict[str, Any]:
     """Return the part of a shape that the tower has a say in."""
     vision = config.vision_config
-    patches = vision.image_size // vision.patch_size
-    siglip = "siglip" in vision.model_type
-    positions = patches**2 + (not siglip)  # CLIP's class token
-    layers = getattr(config, "vision_feature_layer", None)
-    if config.model_type == "vipllava":
-        layers = getattr(config, "vision_feature_layers", layers)
+    patches, is_siglip = vision.image_size // vision.patch_size, "siglip" in vision.model_type
+    positions = patches**2 + (not is_siglip)  # CLIP's class token
+    is_vip = config.model_type == "vipllava"
+    layers = getattr(config, "vision_feature_layers" if is_vip else "vision_feature_layer", None)
     # The first position is left out, as CLIP's class token; the original does so in any tower.
     is_whole = getattr(config, "vision_feature_select_strategy", "default") == "full"
     tokens, tiles = positions if is_whole else positions - 1, 1
@@ -144,9 +133,9 @@ def _tower(config: PretrainedConfig) -> dict[str, Any]:
         "tower_intermediate": vision.intermediate_size,
         "tower_positions": positions,
         "patch": vision.patch_size,
-        "tower_norms": 1 if siglip else 2,
+        "tower_norms": 1 if is_siglip else 2,
         "features": len(layers) if isinstance(layers, (list, tuple)) else 1,
-        "projector_norm": config.model_type == "vipllava",
+        "projector_norm": is_vip,
         "tiles": tiles,
         "picture_tokens": None if tokens == positions - 1 else tokens,
     }
@@ -156,24 +145,20 @@ def most_tokens(grid: Any, side: int, patches: int, limit: int | None) -> int:
     """Return the most tokens that the tiles of one picture become, the whole picture not counted.
 
     `grid` are the sizes, (height, width) in pixels, to which pictures are scaled; a tile is `side`
-    pixels and `patches` patches wide. An upper bound: of some sizes, pictures that would need them
-    get another. Source: `pack_image_features` in transformers' llava_next and llava_onevision.
+    pixels and `patches` patches wide. LLaVA-OneVision shrinks what is more than `limit` tiles
+    ("anyres_max_9"). Source: `pack_image_features` in transformers' llava_next and llava_onevision.
     """
-    most = 0
-    for high, wide in grid:
-        for rows, columns in _without_edges(high // side * patches, wide // side * patches):
-            # LLaVA-OneVision ("anyres_max_9") shrinks what is more than that many tiles.
-            excess = math.sqrt(rows * columns / (limit * patches**2)) if limit else 0
-            if excess > TOLERATED:
-                rows, columns = int(rows // excess), int(columns // excess)
-            most = max(most, rows * (columns + 1))  # each row ends with one token more
-    return most
+    sizes = [(high // side * patches, wide // side * patches) for high, wide in grid]
+    most = max(rows * (columns + 1) for rows, columns in sizes)  # each row ends with one token more
+    if limit is None:
+        return most
+    return min(most, int(TOLERATED**2 * limit * patches**2) + max(rows for rows, _ in sizes))
 
 
-def _without_edges(rows: int, columns: int) -> Iterator[tuple[int, int]]:
-    """Give what is left of a size that a picture of another form does not fill."""
-    yield from ((rows, columns - cut) for cut in range(0, columns, 2))
-    yield from ((rows - cut, columns) for cut in range(2, rows, 2))
+def context_of(config: PretrainedConfig) -> int:
+    """Return how many tokens the model holds: the longest prompt and answer together."""
+    tokens = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return tokens if isinstance(tokens, int) and tokens > 0 else USUAL_CONTEXT
 
 
 @dataclass(frozen=True)
@@ -200,18 +185,12 @@ def parameters(shape: Shape) -> int:
 
 
 def weights_bytes(shape: Shape, quantization: str | None, number: int = HALF) -> int:
-    """Bytes of the weights with `quantization` "4bit" (NF4, double quantisation), "8bit" or None.
-
-    What is not quantised takes `number` bytes a parameter. By part: `weights_by_part`.
-    """
+    """Bytes of all weights; by part: `weights_by_part`."""
     return sum(weights_by_part(shape, quantization, number).values())
 
 
 def needed_vram_bytes(shape: Shape, quantization: str | None, context_tokens: int) -> int:
-    """Free VRAM needed for one picture, a question and a long answer, with what is kept free.
-
-    The sum of `vram_parts`, which `estimate_vram` shows one by one.
-    """
+    """Free VRAM needed for one picture, a question and a long answer: all of `vram_parts`."""
     room = max(context_tokens - shape.image_tokens - PROMPT_TOKENS, 1)
     work = Work(new_tokens=min(ANSWER_TOKENS, room))
     return sum(vram_parts(shape, quantization, work).values())
@@ -227,8 +206,8 @@ def needed_ram_bytes(shape: Shape, quantization: str | None, *, on_gpu: bool) ->
     """
     if on_gpu:
         largest = max(shape.vocabulary, shape.intermediate) * shape.hidden
-        return 2 * HALF * largest + GPU_WORKING_ROOM
-    return weights_bytes(shape, quantization, FULL) + CPU_WORKING_ROOM
+        return 2 * HALF * largest + WORKING_ROOM
+    return weights_bytes(shape, quantization, FULL) + WORKING_ROOM
 
 
 def vram_parts(
@@ -253,8 +232,9 @@ def vram_parts(
 def weights_by_part(shape: Shape, quantization: str | None, number: int = HALF) -> dict[str, int]:
     """Return the bytes of the weights, by the names in WEIGHTS.
 
-    Only the language model's linear layers are quantised; its norms and biases are counted
-    with them, the vector for the end of a row with the projector. A code book of 256
+    `quantization` is "4bit" (NF4, double quantisation), "8bit" or None, `number` the bytes of an
+    unquantised number. Only the language model's linear layers are quantised; its norms and biases
+    are counted with them, the vector for the end of a row with the projector. A code book of 256
     float32 numbers for each 4-bit layer is left out: 0.2 MiB in 7B.
     """
     linears = sum(linear_bytes(*each, quantization, number) for each in linear_shapes(shape))
@@ -262,8 +242,10 @@ def weights_by_part(shape: Shape, quantization: str | None, number: int = HALF) 
     if shape.attention_bias:
         norms += shape.layers * (shape.hidden + 2 * shape.kv_width)
     embeddings = shape.vocabulary * shape.hidden
-    projector = projector_parameters(shape)
     head = 0 if shape.tied else embeddings
+    read = shape.features * shape.tower_hidden
+    projector = (read + 1 + shape.hidden + 1) * shape.hidden  # two layers with biases
+    projector += 2 * read * shape.projector_norm + shape.hidden * shape.newline
     kept = (embeddings, head, tower_parameters(shape), projector)
     counts = (linears + number * norms, *(number * each for each in kept))
     return dict(zip(WEIGHTS, counts, strict=True))
@@ -291,13 +273,6 @@ def linear_bytes(rows: int, columns: int, quantization: str | None, number: int 
     return number * weights
 
 
-def projector_parameters(shape: Shape) -> int:
-    """Parameters of the projector: two linear layers with biases, and what else it may have."""
-    read = shape.features * shape.tower_hidden
-    linears = (read + 1 + shape.hidden + 1) * shape.hidden
-    return linears + 2 * read * shape.projector_norm + shape.hidden * shape.newline
-
-
 def tower_parameters(shape: Shape) -> int:
     """Parameters of the tower, with its outer norms. Each norm has weight and bias.
 
@@ -321,15 +296,12 @@ def activation_bytes(shape: Shape, quantization: str | None, work: Work, number:
 
     That is the language model's prefill, or the tower's turn where that takes more than prefill
     and cache together, as it may with many tiles: the tower is done before there is a cache.
-
-    The prefill is, for each token, four tensors as wide as the model (input, residual, norm,
-    output) and three as wide as the feed-forward part (gate, up, their product) or the six
-    of attention; in 4 bits the largest matrix, unpacked, and in 8 bits the product in int32.
-    The logits, in float32, are those of the last position.
-
-    Sources: `LlamaMLP` in transformers, `_dequant_linear_fallback` and `int8_scaled_mm` in
-    bitsandbytes. Attention's scores are left out: torch's fused attention does not hold them.
+    Attention's scores are left out: torch's fused attention does not hold them.
     """
+    # For each token, four tensors as wide as the model (input, residual, norm, output) and three
+    # as wide as the feed-forward part (gate, up, their product) or the six of attention; in 4 bits
+    # the largest matrix, unpacked, and in 8 bits the product in int32. Sources: `LlamaMLP` in
+    # transformers, `_dequant_linear_fallback` and `int8_scaled_mm` in bitsandbytes.
     tokens = work.prefill_tokens(shape)
     widest = max(3 * shape.intermediate, 6 * shape.hidden)
     prefill = number * tokens * (4 * shape.hidden + widest)
@@ -338,18 +310,16 @@ def activation_bytes(shape: Shape, quantization: str | None, work: Work, number:
     if quantization == "8bit":
         prefill += 4 * tokens * shape.intermediate
     cache = work.tokens(shape) * kv_bytes_per_token(shape, number)
-    logits = FULL * work.batch * shape.vocabulary
+    logits = FULL * work.batch * shape.vocabulary  # of the last position
     return max(prefill, tower_bytes(shape, work, number) - cache) + logits
 
 
 def tower_bytes(shape: Shape, work: Work, number: int = HALF) -> int:
-    """Return what the tower's turn takes: the states of every layer and of every tile, and one
-    layer's feed-forward part.
+    """Return what the tower's turn takes: the states of all layers, one layer's feed-forward part.
 
     transformers before 5.23 keeps all those states until it has chosen among them; later ones
     keep the chosen alone, and need less than this. Sources: `CLIPMLP`, `get_image_features`.
     """
     positions = work.batch * work.images * shape.tiles * shape.tower_positions
-    hidden_states = positions * (shape.tower_layers + 1) * shape.tower_hidden
-    layer = positions * (3 * shape.tower_intermediate + 2 * shape.tower_hidden)
-    return number * (hidden_states + layer)
+    states = (shape.tower_layers + 1) * shape.tower_hidden
+    return number * positions * (states + 3 * shape.tower_intermediate + 2 * shape.tower_hidden)
