@@ -21,20 +21,15 @@ _DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-")
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model with a short name. Sizes are in bytes and follow from `shape`.
-
-    `hub_id` is None for the embedded model, `folder` is None for the others. `copies` are
-    hub ids of the same weights in the LLaVA authors' own layout.
-    `context_tokens` is the longest prompt and answer together, picture included.
-    """
+    """A model with a short name. Sizes are in bytes and follow from `shape`."""
 
     name: str
-    hub_id: str | None
+    hub_id: str | None  # None for the embedded model
     shape: Shape
-    context_tokens: int
-    note: str
-    folder: Path | None = None
-    copies: tuple[str, ...] = ()
+    context_tokens: int = 4096  # of the longest prompt and answer together, picture included
+    note: str = ""  # what the panel says of it
+    folder: Path | None = None  # of the embedded model alone
+    copies: tuple[str, ...] = ()  # hub ids of the same weights in the LLaVA authors' own layout
 
     @property
     def source(self) -> str:
@@ -52,16 +47,6 @@ class ModelInfo:
         return {each: sizes.weights_bytes(self.shape, each) for each in QUANTIZATIONS}
 
     @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes of the KV cache for each token of prompt and answer."""
-        return sizes.kv_bytes_per_token(self.shape)
-
-    @property
-    def image_tokens(self) -> int:
-        """Tokens that one picture takes in the prompt, at the most."""
-        return self.shape.image_tokens
-
-    @property
     def download_bytes(self) -> int:
         """Bytes to fetch: the hub holds half precision, whatever it is quantised to later."""
         return 0 if self.folder else self.weights_bytes[None]
@@ -76,38 +61,12 @@ class ModelInfo:
         return sizes.needed_vram_bytes(self.shape, quantization, self.context_tokens)
 
 
-# From the smallest to the largest. Shapes: the hub's config.json of each model.
-CHOSEN_FROM = (
-    ModelInfo(
-        name="tiny",
-        hub_id=None,
-        shape=Shape(128, 5, 384, 1024, 128, 5, 512, 65),
-        context_tokens=2048,
-        note="embedded in the package; knows drawn scenes of coloured shapes, nothing else",
-        folder=Path(__file__).parent / "tiny" / "weights",
-    ),
-    ModelInfo(
-        name="llava-1.5-7b",
-        hub_id="llava-hf/llava-1.5-7b-hf",
-        shape=Shape(hidden=4096, layers=32, intermediate=11008, vocabulary=32064),
-        context_tokens=4096,
-        note="the smaller LLaVA-1.5: quicker to download and to answer",
-        copies=("liuhaotian/llava-v1.5-7b",),
-    ),
-    ModelInfo(
-        name="llava-1.5-13b",
-        hub_id="llava-hf/llava-1.5-13b-hf",
-        shape=Shape(hidden=5120, layers=40, intermediate=13824, vocabulary=32064),
-        context_tokens=4096,
-        note="the larger LLaVA-1.5: the better answers; in 4 bits it fits a T4",
-        # The second is what the Colab recipe loaded: the first in shards of 3 GB, which its
-        # way of reading needed and ours does not.
-        copies=("liuhaotian/llava-v1.5-13b", "4bit/llava-v1.5-13b-3GB"),
-    ),
-)
-
-# Of a Mistral 7B, and of pictures in up to four tiles of 336 pixels beside the whole.
-_MISTRAL = {"hidden": 4096, "layers": 32, "intermediate": 14336, "vocabulary": 32064}
+# Sizes of language models, each with the vocabulary that it has in a LLaVA.
+_VICUNA_7B = {"hidden": 4096, "layers": 32, "intermediate": 11008, "vocabulary": 32064}
+_VICUNA_13B = {"hidden": 5120, "layers": 40, "intermediate": 13824, "vocabulary": 32064}
+_MISTRAL_7B = _VICUNA_7B | {"intermediate": 14336, "kv_hidden": 1024}
+# ViP-LLaVA's projector; LLaVA-NeXT's pictures in up to four tiles of 336 pixels beside the whole.
+_VIP = {"features": 5, "projector_norm": True}
 _NEXT = {"tiles": 5, "picture_tokens": 2928, "newline": True}
 # SigLIP at 384 pixels, and pictures in up to 36 tiles, shrunk to the tokens of about 9.
 _ONEVISION = {
@@ -122,66 +81,50 @@ _ONEVISION = {
     "attention_bias": True,
 }
 
-# From the smallest to the largest. Shapes: config.json of each model on the hub or of a copy; for
+# From the smallest to the largest. Shapes: the hub's config.json of each model.
+CHOSEN_FROM = (
+    ModelInfo(
+        name="tiny",
+        hub_id=None,
+        shape=Shape(128, 5, 384, 1024, 128, 5, 512, 65),
+        context_tokens=2048,
+        note="embedded in the package; knows drawn scenes of coloured shapes, nothing else",
+        folder=Path(__file__).parent / "tiny" / "weights",
+    ),
+    ModelInfo(
+        name="llava-1.5-7b",
+        hub_id="llava-hf/llava-1.5-7b-hf",
+        shape=Shape(**_VICUNA_7B),
+        note="the smaller LLaVA-1.5: quicker to download and to answer",
+        copies=("liuhaotian/llava-v1.5-7b",),
+    ),
+    ModelInfo(
+        name="llava-1.5-13b",
+        hub_id="llava-hf/llava-1.5-13b-hf",
+        shape=Shape(**_VICUNA_13B),
+        note="the larger LLaVA-1.5: the better answers; in 4 bits it fits a T4",
+        # The second is what the Colab recipe loaded: the first in shards of 3 GB, which its
+        # way of reading needed and ours does not.
+        copies=("liuhaotian/llava-v1.5-13b", "4bit/llava-v1.5-13b-3GB"),
+    ),
+)
+# Also from the smallest to the largest. Shapes: config.json on the hub or of a copy; for
 # LLaVA-OneVision that of Qwen2 with the vocabulary that transformers' conversion script makes of it
 # (convert_llava_onevision_weights_to_hf.py: two more, and up to a multiple of 64).
-BY_NAME = (
-    ModelInfo(
-        name="llava-onevision-0.5b",
-        hub_id="llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
-        shape=Shape(896, 24, 4864, 152000, kv_hidden=128, tied=True, **_ONEVISION),
-        context_tokens=32768,
-        note="LLaVA-OneVision on Qwen2 0.5B: the smallest that knows photographs",
-    ),
-    ModelInfo(
-        name="llava-1.6-vicuna-7b",
-        hub_id="llava-hf/llava-v1.6-vicuna-7b-hf",
-        shape=Shape(4096, 32, 11008, 32064, **_NEXT),
-        context_tokens=4096,
-        note="LLaVA-NeXT on Vicuna 7B: pictures in tiles, so it reads small print",
-    ),
-    ModelInfo(
-        name="vip-llava-7b",
-        hub_id="llava-hf/vip-llava-7b-hf",
-        shape=Shape(4096, 32, 11008, 32064, features=5, projector_norm=True),
-        context_tokens=4096,
-        note="ViP-LLaVA: knows arrows, boxes and scribbles drawn into a picture",
-    ),
-    ModelInfo(
-        name="bakllava-v1",
-        hub_id="llava-hf/bakLlava-v1-hf",
-        shape=Shape(**_MISTRAL, kv_hidden=1024),
-        context_tokens=32768,
-        note="BakLLaVA: LLaVA-1.5's recipe on Mistral 7B",
-    ),
-    ModelInfo(
-        name="llava-1.6-mistral-7b",
-        hub_id="llava-hf/llava-v1.6-mistral-7b-hf",
-        shape=Shape(**_MISTRAL, kv_hidden=1024, **_NEXT),
-        context_tokens=32768,
-        note="LLaVA-NeXT on Mistral 7B: pictures in tiles, long answers",
-    ),
-    ModelInfo(
-        name="llava-onevision-7b",
-        hub_id="llava-hf/llava-onevision-qwen2-7b-ov-hf",
-        shape=Shape(3584, 28, 18944, 152128, kv_hidden=512, **_ONEVISION),
-        context_tokens=32768,
-        note="LLaVA-OneVision on Qwen2 7B: the newest of the family",
-    ),
-    ModelInfo(
-        name="llava-1.6-vicuna-13b",
-        hub_id="llava-hf/llava-v1.6-vicuna-13b-hf",
-        shape=Shape(5120, 40, 13824, 32064, **_NEXT),
-        context_tokens=4096,
-        note="LLaVA-NeXT on Vicuna 13B",
-    ),
-    ModelInfo(
-        name="vip-llava-13b",
-        hub_id="llava-hf/vip-llava-13b-hf",
-        shape=Shape(5120, 40, 13824, 32064, features=5, projector_norm=True),
-        context_tokens=4096,
-        note="the larger ViP-LLaVA",
-    ),
+_ONEVISION_HALF_B = Shape(896, 24, 4864, 152000, kv_hidden=128, tied=True, **_ONEVISION)
+_ONEVISION_7B = Shape(3584, 28, 18944, 152128, kv_hidden=512, **_ONEVISION)
+BY_NAME = tuple(
+    ModelInfo(name, f"llava-hf/{repository}", shape, context_tokens)
+    for name, repository, shape, context_tokens in (
+        ("llava-onevision-0.5b", "llava-onevision-qwen2-0.5b-ov-hf", _ONEVISION_HALF_B, 32768),
+        ("llava-1.6-vicuna-7b", "llava-v1.6-vicuna-7b-hf", Shape(**_VICUNA_7B, **_NEXT), 4096),
+        ("vip-llava-7b", "vip-llava-7b-hf", Shape(**_VICUNA_7B, **_VIP), 4096),
+        ("bakllava-v1", "bakLlava-v1-hf", Shape(**_MISTRAL_7B), 32768),
+        ("llava-1.6-mistral-7b", "llava-v1.6-mistral-7b-hf", Shape(**_MISTRAL_7B, **_NEXT), 32768),
+        ("llava-onevision-7b", "llava-onevision-qwen2-7b-ov-hf", _ONEVISION_7B, 32768),
+        ("llava-1.6-vicuna-13b", "llava-v1.6-vicuna-13b-hf", Shape(**_VICUNA_13B, **_NEXT), 4096),
+        ("vip-llava-13b", "vip-llava-13b-hf", Shape(**_VICUNA_13B, **_VIP), 4096),
+    )
 )
 
 
@@ -195,53 +138,44 @@ def all_models() -> tuple[ModelInfo, ...]:
     return (*CHOSEN_FROM, *BY_NAME)
 
 
+def _by_name() -> dict[str, ModelInfo]:
+    """All entries by short name and hub id; a copy in the original layout is one of its own."""
+    entries = {name: model for model in all_models() for name in (model.name, model.hub_id) if name}
+    for model in all_models():
+        for copy in model.copies:
+            entries[copy] = replace(model, name=copy, hub_id=copy, copies=())
+    return entries
+
+
 def all_names() -> set[str]:
     """Return every name that `find` knows: short names and hub ids."""
-    return {name for model in all_models() for name in (*_names(model), *model.copies)}
+    return set(_by_name())
 
 
 def find(name: str) -> ModelInfo:
     """Return the entry with this short name or hub id.
 
-    Capitals do not matter, nor does the Unicode form. A copy in the original layout is an entry of
-    its own, called by its hub id. Raises ModelError for any other name, with the nearest there is.
+    Capitals do not matter, nor does the Unicode form. Raises ModelError for any other name, with
+    the nearest there is.
     """
     if not isinstance(name, str):
         kind = type(name).__name__
         raise ModelError(f'A model\'s name is text, as "{CHOSEN_FROM[-1].name}", not {kind}.')
     wanted = unicodedata.normalize("NFKC", name).translate(_DASHES).strip().casefold()
-    by_name = {key.casefold(): model for model in all_models() for key in _names(model)}
-    by_name |= {
-        copy.casefold(): _copy(model, copy) for model in all_models() for copy in model.copies
-    }
+    by_name = {key.casefold(): model for key, model in _by_name().items()}
     if wanted in by_name:
         return by_name[wanted]
-    nearest = _nearest(wanted, by_name)
-    guess = f' Did you mean "{nearest}"?' if nearest else ""
+    alike = {  # no name is longer than 200, and comparing takes the time of the length's square
+        key: difflib.SequenceMatcher(None, wanted[:200], key).ratio()
+        + 0.05 * (model in CHOSEN_FROM)
+        for key, model in by_name.items()
+    }
+    nearest = max(alike, key=lambda key: alike[key])
+    # A low bar, because "13b" is little of "llava-1.5-13b" and yet clear.
+    guess = f' Did you mean "{by_name[nearest].name}"?' if alike[nearest] >= 0.32 else ""
     short_names = [model.name for model in (*reversed(CHOSEN_FROM), *BY_NAME)]
     raise ModelError(
         f'There is no model "{plain(name)}" in the catalog.{guess} '
         f"Short names: {', '.join(short_names)}. "
         'load() also takes a hub id ("owner/name") or a folder with a model in it.'
     )
-
-
-def _nearest(wanted: str, by_name: dict[str, ModelInfo]) -> str | None:
-    """Return the name most like what was wanted; in doubt one that `auto` chooses among."""
-    wanted = wanted[:200]  # no name is longer, and comparing takes the time of its square
-    alike = {
-        key: difflib.SequenceMatcher(None, wanted, key).ratio() + 0.05 * (model in CHOSEN_FROM)
-        for key, model in by_name.items()
-    }
-    best = max(alike, key=lambda key: alike[key])
-    # A low bar, because "13b" is little of "llava-1.5-13b" and yet clear.
-    return by_name[best].name if alike[best] >= 0.32 else None
-
-
-def _names(model: ModelInfo) -> tuple[str, ...]:
-    return (model.name, model.hub_id) if model.hub_id else (model.name,)
-
-
-def _copy(model: ModelInfo, hub_id: str) -> ModelInfo:
-    note = f"{model.name} in the LLaVA authors' own layout"
-    return replace(model, name=hub_id, hub_id=hub_id, note=note, copies=())
