@@ -11,8 +11,7 @@ import numbers
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -24,21 +23,15 @@ DEFAULT_STYLE = "vicuna_v1"
 IMAGE_TOKEN = "<image>"
 
 
-@dataclass(frozen=True)
-class Style:
-    """One conversation: what stands around each question and each answer.
+class Style(NamedTuple):
+    """One conversation: what stands around each question and each answer."""
 
-    `first` begins the first question, the `system` sentence in it, and `again` every later one;
-    `answer` and `end` enclose an answer that is given, and `asked` asks for one.
-    """
-
-    system: str
-    first: str
-    again: str
-    after: str
-    answer: str
-    end: str
-    asked: str
+    first: str  # before the first question, with the system sentence
+    again: str  # before every later question
+    after: str  # after each question
+    answer: str  # before an answer that is given
+    end: str  # after it
+    asked: str  # where an answer is asked for
 
 
 def _vicuna(who: str) -> Style:
@@ -46,14 +39,14 @@ def _vicuna(who: str) -> Style:
         f"A chat between a curious {who} and an artificial intelligence assistant. "
         f"The assistant gives helpful, detailed, and polite answers to the {who}'s questions."
     )
-    return Style(system, f"{system} USER: ", "USER: ", " ", "ASSISTANT: ", "</s>", "ASSISTANT:")
+    return Style(f"{system} USER: ", "USER: ", " ", "ASSISTANT: ", "</s>", "ASSISTANT:")
 
 
 def _headed(system: str, begin: str, head: str, end: str) -> Style:
     """Return a conversation whose turns begin with the role (ChatML, Llama 3)."""
     user, asked = f"{begin}user{head}", f"{begin}assistant{head}"
     told = f"{begin}system{head}{system}{end}" if system else ""
-    return Style(system, told + user, user, end, asked, end, asked)
+    return Style(told + user, user, end, asked, end, asked)
 
 
 _SYSTEM = (
@@ -61,6 +54,7 @@ _SYSTEM = (
     "You are able to understand the visual content that the user provides, "
     "and assist the user with a variety of tasks using natural language."
 )
+_LLAMA_2 = f"[INST] <<SYS>>\n{_SYSTEM}\n<</SYS>>\n\n"
 _LLAMA_3 = ("<|start_header_id|>", "<|end_header_id|>\n\n", "<|eot_id|>")
 
 # The first four are character for character those of llava/conversation.py of haotian-liu/LLaVA,
@@ -73,16 +67,8 @@ _LLAMA_3 = ("<|start_header_id|>", "<|end_header_id|>\n\n", "<|eot_id|>")
 STYLES = {
     "vicuna_v1": _vicuna("user"),
     "llava_v1": _vicuna("human"),
-    "llava_llama_2": Style(
-        _SYSTEM,
-        f"[INST] <<SYS>>\n{_SYSTEM}\n<</SYS>>\n\n",
-        "<s>[INST] ",
-        " [/INST]",
-        " ",
-        " </s>",
-        "",
-    ),
-    "mistral_instruct": Style("", "[INST] ", "[INST] ", " [/INST]", " ", " </s>", ""),
+    "llava_llama_2": Style(_LLAMA_2, "<s>[INST] ", " [/INST]", " ", " </s>", ""),
+    "mistral_instruct": Style("[INST] ", "[INST] ", " [/INST]", " ", " </s>", ""),
     "llama_3": _headed("", *_LLAMA_3),
     "llava_llama_3": _headed(_SYSTEM, *_LLAMA_3),
     "chatml": _headed("", "<|im_start|>", "\n", "<|im_end|>\n"),
@@ -92,12 +78,10 @@ STYLES = {
 def build(turns: Sequence[tuple[str, str | None]], style: str = DEFAULT_STYLE) -> str:
     """Return the prompt of a conversation.
 
-    `turns` are (question, answer) pairs; the answer of the last is None, and the
-    prompt ends where the model's answer begins. Questions carry their own image
-    tokens (see `with_image`).
+    `turns` are (question, answer) pairs; the answer of the last is None, and the prompt ends where
+    the model's answer begins. Questions carry their own image tokens (see `with_image`).
 
-    Raises PromptError for an unknown style, no turns, or an answer that is missing
-    before the last turn.
+    Raises PromptError for an unknown style, no turns, or an answer missing before the last turn.
     """
     if style not in STYLES:
         raise PromptError(f"There is no conversation style {style!r}; use one of {list(STYLES)}.")
@@ -129,9 +113,7 @@ def chat_template(style: str, picture: str) -> str:
     `picture` is what is written for a picture. Message content is text, or parts, of which the
     pictures come first.
     """
-    form = STYLES[style]
-    values = (form.first, form.again, form.after, form.answer, form.end, form.asked, picture)
-    names = "first, again, after, answer, end, asked, picture"
+    names, values = ", ".join((*Style._fields, "picture")), (*STYLES[style], picture)
     return f"{{% set {names} = {', '.join(map(repr, values))} %}}{_CONVERSATION}"
 
 
@@ -163,8 +145,7 @@ def with_image(question: str, images: int = 1, picture: str = IMAGE_TOKEN) -> st
 def check_images(prompt: str, images: int, token: str = IMAGE_TOKEN) -> None:
     """Raise PromptError unless the prompt has one image token for each picture.
 
-    A model that is given image tokens and no picture answers all the same, about
-    nothing: this is the only place where that is noticed.
+    A model that is given image tokens and no picture answers all the same, about nothing.
     """
     placed = prompt.count(token)
     if placed == images:
@@ -192,11 +173,10 @@ def check_question(prompt: Any) -> str:
         raise PromptError(f"{_no_text(prompt)} {_ASK}")
     text = prompt.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     text = "".join(c for c in text if c in "\t\n\r" or unicodedata.category(c) != "Cc")
-    if text.strip():
-        return text
-    if prompt.strip():
-        raise PromptError(f"The prompt holds nothing but control characters. {_ASK}")
-    raise PromptError(f"The prompt is empty. {_ASK}")
+    if not text.strip():
+        lack = "holds nothing but control characters" if prompt.strip() else "is empty"
+        raise PromptError(f"The prompt {lack}. {_ASK}")
+    return text
 
 
 _ASK = f'Ask something: ask(image, "{DEFAULT_PROMPT}").'

@@ -31,7 +31,7 @@ PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 PADDING = tuple(int(255 * mean) for mean in PIXEL_MEAN)
 
-SYSTEM = STYLES["vicuna_v1"].system
+SYSTEM = STYLES["vicuna_v1"].first.removesuffix(" USER: ")
 # For whoever calls the processor directly.
 CHAT_TEMPLATE = chat_template("vicuna_v1", IMAGE_TOKEN + "\n")
 
