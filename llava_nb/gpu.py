@@ -11,34 +11,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from . import machine
 from .catalog import ModelInfo, known_models
 from .errors import LlavaNbError, plain
-from .machine import (
-    HIDDEN,
-    NO_DRIVER,
-    NO_GPU,
-    NO_PACKAGE,
-    Gpu,
-    Gpus,
-    attempt,
-    disk_free_bytes,
-    dotted,
-    free_ram_bytes,
-    place,
-    ram_bytes,
-    read_gpus,
-    versions,
-)
+from .machine import NO_DRIVER, NO_GPU, Gpu, attempt, disk_free_bytes, dotted, ram_bytes
 from .sizes import format_gib
-
-__all__ = ["Gpu", "GpuReport", "Recommendation", "Verdict", "check_gpu", "compute_dtype_name"]
-__all__ += ["disk_free_bytes", "free_ram_bytes", "place", "ram_bytes", "recommend"]
 
 # The oldest versions that work here. transformers 5 renamed modules and arguments, and asks for
 # these versions of the other two itself.
 SUPPORTED = {"transformers": "5.0", "accelerate": "1.1.0", "bitsandbytes": "0.46.1"}
-# Of the compute capability, for NF4: "NVIDIA CUDA" in bitsandbytes' installation guide.
-LOWEST_CAPABILITY = (6, 0)
 MISSING = {
     "torch": "torch is not installed. Run: bash colab_setup.sh (or: pip install torch)",
     "bitsandbytes": "bitsandbytes, which 4 and 8 bits need, is missing. "
@@ -81,14 +62,21 @@ class Recommendation:
 
 
 @dataclass(frozen=True)
-class GpuReport(Gpus):
+class GpuReport:
     """What `check_gpu` found. Memory in bytes; None is unknown or missing.
 
-    The GPUs, the driver and torch are those of `machine.Gpus`. `str()` is text for a bug report: no
-    names, paths, tokens or environment.
+    `str()` is text for a bug report: no names, paths, tokens or environment.
     """
 
     place: str = "local"
+    gpus: tuple[Gpu, ...] = ()  # those that CUDA_VISIBLE_DEVICES leaves
+    gpu_problem: str | None = None  # why there are none
+    driver: str | None = None  # its version
+    driver_cuda: str | None = None  # the newest CUDA version that the driver supports
+    torch_cuda: str | None = None  # the one that torch was built for
+    torch_rocm: str | None = None  # and for AMD's GPUs; both are None for a CPU build
+    torch_sees_gpu: bool | None = None  # None unless torch was asked and answered
+    torch_problem: str | None = None  # why torch does not see one
     ram_total_bytes: int | None = None
     ram_available_bytes: int | None = None
     disk_free_bytes: int | None = None
@@ -101,42 +89,18 @@ class GpuReport(Gpus):
     @property
     def gpu(self) -> Gpu | None:
         """The GPU to use: the one with the most free VRAM, of those that can be used."""
-        return max(self.gpus, key=lambda gpu: (not _unfit(gpu), gpu.free_bytes or 0), default=None)
+        return max(self.gpus, key=lambda gpu: (not gpu.problem, gpu.free_bytes or 0), default=None)
 
-    @property
-    def gpu_name(self) -> str | None:
-        """The name of the GPU to use, such as "Tesla T4"."""
-        return self.gpu.name if self.gpu else None
-
-    @property
-    def capability(self) -> tuple[int, int] | None:
-        """Its compute capability, such as (7, 5)."""
-        return self.gpu.capability if self.gpu else None
-
-    @property
-    def vram_total_bytes(self) -> int | None:
-        """Its memory."""
-        return self.gpu.total_bytes if self.gpu else None
-
-    @property
-    def vram_free_bytes(self) -> int | None:
-        """What was free of its memory when the report was made."""
-        return self.gpu.free_bytes if self.gpu else None
-
-    @property
-    def driver_too_old(self) -> bool:
-        """Whether torch was built for a later major CUDA version than the driver supports.
-
-        A later minor version is no obstacle: NVIDIA's "CUDA minor version compatibility".
-        """
-        if not (self.torch_cuda and self.driver_cuda) or self.torch_sees_gpu:
-            return False
-        return _numbers(self.torch_cuda)[:1] > _numbers(self.driver_cuda)[:1]
+    # Of the GPU to use; None without one.
+    gpu_name = property(lambda self: getattr(self.gpu, "name", None))
+    capability = property(lambda self: getattr(self.gpu, "capability", None))
+    vram_total_bytes = property(lambda self: getattr(self.gpu, "total_bytes", None))
+    vram_free_bytes = property(lambda self: getattr(self.gpu, "free_bytes", None))
 
     @property
     def no_cuda_reason(self) -> str | None:
         """Why nothing runs on a GPU here, without a full stop; None where models would."""
-        return _fault(self)[0] if self.gpu else "there is no CUDA GPU"
+        return _fault(self)[0] if self.gpus else "there is no CUDA GPU"
 
     def __str__(self) -> str:
         rows = [f"{f'[{mark}]':<7}{label:<15}{text}" for mark, label, text in _rows(self)]
@@ -159,27 +123,30 @@ def check_gpu(*, ask_torch: bool = False) -> GpuReport:
 
     The driver's library is asked, which starts no CUDA, and waited for 10 seconds at the most.
     `ask_torch=True` imports torch and asks whether it can use the GPU. Otherwise torch is imported
-    only where the driver leaves a gap: memory unknown, as on unified memory or of a GPU in parts,
-    GPUs of several kinds, which CUDA numbers in an order of its own, or no library of the driver.
+    only where the driver leaves a gap, as of the memory of a GB10.
     """
     if not isinstance(ask_torch, bool):
         raise LlavaNbError(f"ask_torch is {plain(repr(ask_torch))}; it is True or False.")
     total, available = attempt(ram_bytes, (None, None))
     report = GpuReport(
-        **vars(read_gpus(ask_torch)),
-        place=attempt(place, "local"),
+        place=machine.place(),
+        **machine.gpu_facts(ask_torch),
         ram_total_bytes=total,
         ram_available_bytes=available,
         disk_free_bytes=attempt(disk_free_bytes, None),
-        versions=attempt(versions, {}),
+        versions=machine.versions(),
     )
-    usable = report.gpu is not None and not _unfit(report.gpu)
-    dtype, reason = compute_dtype_name(report.capability if usable else None)
-    if usable and report.capability is None:
+    usable = report.gpu if report.gpu and not report.gpu.problem else None
+    dtype, reason = compute_dtype_name(usable and usable.capability)
+    if usable and usable.capability is None:
         dtype, reason = "float16", "the compute capability is unknown, and every GPU has float16"
-    report = replace(report, compute_dtype=dtype, compute_dtype_reason=reason)
-    report = replace(report, verdicts=tuple(_judge(model, report) for model in known_models()))
-    return replace(report, advice=tuple(_repairs(report)))
+    return replace(
+        report,
+        compute_dtype=dtype,
+        compute_dtype_reason=reason,
+        verdicts=tuple(_judge(model, report) for model in known_models()),
+        advice=tuple(_repairs(report)),
+    )
 
 
 def recommend(report: GpuReport) -> Recommendation:
@@ -193,25 +160,22 @@ def recommend(report: GpuReport) -> Recommendation:
             f"recommend() takes what check_gpu() returns, not {kind}: recommend(check_gpu())."
         )
     embedded, *others = known_models()
-    smallest = f"{others[0].name} needs {format_gib(others[0].needs_vram_bytes)} of VRAM in 4 bits"
+    needs = [format_gib(model.needs_vram_bytes) for model in others]
+    smallest = f"{others[0].name} needs {needs[0]} of VRAM in 4 bits"
+    free, gpu = report.vram_free_bytes, report.gpu_name
+    fitting = sum(model.needs_vram_bytes <= (free or 0) for model in others)
     if report.no_cuda_reason:
         return Recommendation(embedded.name, f"{report.no_cuda_reason}; {smallest}")
-    free, gpu = report.vram_free_bytes, report.gpu_name
     if free is None:
         return Recommendation(embedded.name, f"the free VRAM of the {gpu} is unknown; {smallest}")
-    fitting = [model for model in others if model.needs_vram_bytes <= free]
     if not fitting:
         reason = f"the {gpu} has only {format_gib(free)} of VRAM free; {smallest}"
         return Recommendation(embedded.name, reason)
-    best = fitting[-1]
-    reason = (
-        f"it needs {format_gib(best.needs_vram_bytes)} of VRAM in 4 bits, "
-        f"and the {gpu} has {format_gib(free)} free"
-    )
-    larger = others[len(fitting) :]
-    if larger:
-        reason += f"; {larger[0].name} would need {format_gib(larger[0].needs_vram_bytes)}"
-    return Recommendation(best.name, reason)
+    reason = f"it needs {needs[fitting - 1]} of VRAM in 4 bits, "
+    reason += f"and the {gpu} has {format_gib(free)} free"
+    if fitting < len(others):
+        reason += f"; {others[fitting].name} would need {needs[fitting]}"
+    return Recommendation(others[fitting - 1].name, reason)
 
 
 def compute_dtype_name(capability: tuple[int, int] | None) -> tuple[str, str]:
@@ -236,14 +200,15 @@ def _judge(model: ModelInfo, report: GpuReport) -> Verdict:
     """Compare what the model needs in 4 bits with what is free."""
     needed, free, where = model.needs_vram_bytes, report.vram_free_bytes, "VRAM"
     owner = f"the {report.gpu_name}"
-    if report.gpu is None or _unfit(report.gpu):
+    if report.gpu is None or report.gpu.problem:
         if model.hub_id:
             why = f"needs {format_gib(needed)} of VRAM in 4 bits, and {report.no_cuda_reason}"
             return Verdict(model.name, "4bit", False, needed, None, why)
         free, where, owner = report.ram_available_bytes, "RAM", "this machine"
+    fits = free is not None and free >= needed
     if free is None:
         outcome = "cannot tell"
-    elif free >= needed:
+    elif fits:
         outcome = f"fits with {format_gib(free - needed)} to spare"
     else:
         outcome = f"does not fit: {format_gib(needed - free)} short"
@@ -251,16 +216,36 @@ def _judge(model: ModelInfo, report: GpuReport) -> Verdict:
         f"{outcome} (needs {format_gib(needed)} of {where} in 4 bits; "
         f"{owner} has {format_gib(free)} free)"
     )
-    return Verdict(model.name, "4bit", free is not None and free >= needed, needed, free, why)
+    return Verdict(model.name, "4bit", fits, needed, free, why)
 
 
 def _rows(report: GpuReport) -> Iterator[tuple[str, str, str]]:
     """(mark, label, text) of each line: OK, -- (absent, and no fault) or FAIL (needs a repair)."""
-    where = PLACES.get(report.place, report.place)
-    yield "OK", "place", f"{where}, {platform.system()} {platform.machine()}"
-    yield from _gpu_rows(report)
+    yield "OK", "place", f"{PLACES[report.place]}, {platform.system()} {platform.machine()}"
+    if not report.gpus:
+        mark = "--" if report.gpu_problem in (None, NO_DRIVER, NO_GPU) else "FAIL"
+        yield mark, "GPU", f"no CUDA GPU ({report.gpu_problem or 'none was found'})"
+    for gpu in report.gpus:
+        capability = dotted(gpu.capability) if gpu.capability else "unknown"
+        memory = f"{format_gib(gpu.free_bytes)} of VRAM free of {format_gib(gpu.total_bytes)}"
+        chosen = ", the one to use" if gpu is report.gpu and len(report.gpus) > 1 else ""
+        text = f"{gpu.name}, compute capability {capability}, {memory}{chosen}"
+        yield ("--" if gpu.problem else "OK"), f"GPU {gpu.index}", text
+    if report.gpus:
+        limit = f", CUDA up to {report.driver_cuda}" if report.driver_cuda else ""
+        is_old = f"driver {report.driver} goes" in (report.no_cuda_reason or "")
+        mark = "FAIL" if is_old else _mark(report.driver)
+        yield mark, "driver", (report.driver or "unknown") + limit
     yield "OK", "compute dtype", f"{report.compute_dtype}: {report.compute_dtype_reason}"
-    yield from _package_rows(report)
+    for package, version in report.versions.items():
+        if version is None:
+            yield "FAIL", package, "not installed"
+            continue
+        is_torch, old = package == "torch", _too_old(package, version)
+        build = f", {_torch_build(report)}" if is_torch else ""
+        needed = f", {old} or later is supported" if old else ""
+        is_broken = is_torch and report.gpu and report.no_cuda_reason
+        yield ("FAIL" if old or is_broken else "OK"), package, f"{version}{build}{needed}"
     available, total = format_gib(report.ram_available_bytes), format_gib(report.ram_total_bytes)
     yield _mark(report.ram_available_bytes), "RAM", f"{available} available of {total}"
     yield _mark(report.disk_free_bytes), "disk", f"{format_gib(report.disk_free_bytes)} free"
@@ -269,147 +254,90 @@ def _rows(report: GpuReport) -> Iterator[tuple[str, str, str]]:
     yield "OK", "auto takes", str(recommend(report))
 
 
-def _gpu_rows(report: GpuReport) -> Iterator[tuple[str, str, str]]:
-    if not report.gpus:
-        mark = "--" if report.gpu_problem in (None, NO_DRIVER, NO_GPU) else "FAIL"
-        yield mark, "GPU", f"no CUDA GPU ({report.gpu_problem or 'none was found'})"
-        return
-    for gpu in report.gpus:
-        capability = dotted(gpu.capability) if gpu.capability else "unknown"
-        memory = f"{format_gib(gpu.free_bytes)} of VRAM free of {format_gib(gpu.total_bytes)}"
-        chosen = ", the one to use" if gpu is report.gpu and len(report.gpus) > 1 else ""
-        text = f"{gpu.name}, compute capability {capability}, {memory}{chosen}"
-        yield ("--" if _unfit(gpu) else "OK"), f"GPU {gpu.index}", text
-    limit = f", CUDA up to {report.driver_cuda}" if report.driver_cuda else ""
-    mark = "FAIL" if report.driver_too_old else _mark(report.driver)
-    yield mark, "driver", (report.driver or "unknown") + limit
-
-
-def _package_rows(report: GpuReport) -> Iterator[tuple[str, str, str]]:
-    built = f"CUDA {report.torch_cuda}" if report.torch_cuda else "CPU build"
-    built = f"ROCm {report.torch_rocm}" if report.torch_rocm else built
-    sees = {True: ", sees the GPU", False: ", sees no GPU"}.get(report.torch_sees_gpu, "")
-    if report.torch_sees_gpu is None and report.torch_problem:
-        sees = f", {report.torch_problem}"
-    for package, version in report.versions.items():
-        if version is None:
-            yield "FAIL", package, "not installed"
-            continue
-        is_torch = package == "torch"
-        old = _too_old(package, version)
-        note = ", ".join(filter(None, (version, is_torch and built + sees, old)))
-        is_broken = is_torch and report.gpu and report.no_cuda_reason
-        yield ("FAIL" if old or is_broken else "OK"), package, note
-
-
-def _capital(sentence: str) -> str:
-    """Begin a sentence with a capital, unless it begins with the name of a package."""
-    return sentence if sentence.startswith("torch") else sentence[0].upper() + sentence[1:]
-
-
 def _mark(value: object) -> str:
     return "--" if value is None else "OK"
 
 
-def _unfit(gpu: Gpu) -> str | None:
-    """Why no model runs on this GPU, however much memory it has."""
-    if gpu.problem:
-        return f"{gpu.problem}, and the {gpu.name} has {dotted(gpu.capability)}"
-    if gpu.capability and gpu.capability < LOWEST_CAPABILITY:
-        lowest, has = dotted(LOWEST_CAPABILITY), dotted(gpu.capability)
-        return f"4 bits need compute capability {lowest}, and the {gpu.name} has {has}"
-    return None
+def _torch_build(report: GpuReport) -> str:
+    sees = {True: ", sees the GPU", False: ", sees no GPU"}.get(report.torch_sees_gpu, "")
+    if report.torch_sees_gpu is None and report.torch_problem:
+        sees = f", {report.torch_problem}"
+    if report.torch_rocm:
+        return f"ROCm {report.torch_rocm}{sees}"
+    return (f"CUDA {report.torch_cuda}" if report.torch_cuda else "CPU build") + sees
+
+
+def _too_old(package: str, version: str) -> str | None:
+    """The lowest version that is supported, if this one is older."""
+    lowest = SUPPORTED.get(package)
+    return lowest if lowest and _numbers(version) < _numbers(lowest) else None
+
+
+def _numbers(version: str) -> list[int]:
+    """The leading numbers of a version: "2.11.0+cu128" is [2, 11, 0]."""
+    return [int(number) for number in re.match(r"(\d+\.?)*", version)[0].split(".") if number]
 
 
 def _fault(report: GpuReport) -> tuple[str | None, str]:
-    """Why no model runs on the GPU that is there, or None; and the step that mends it."""
-    torch, name, unfit = report.versions.get("torch"), report.gpu_name, _unfit(report.gpu)
-    if unfit:
-        menu = GPU_MENUS.get(report.place)
+    """Why no model runs on a GPU here, or None; and the step that mends it."""
+    gpu, problem, menu = report.gpu, report.gpu_problem or NO_DRIVER, GPU_MENUS.get(report.place)
+    torch = f"torch {report.versions.get('torch')}"
+    if not gpu:
+        if problem == machine.HIDDEN:
+            return problem, "Unset that variable and start Python again."
+        if problem == machine.NO_PACKAGE:
+            return problem, "Run: pip install nvidia-ml-py, then start Python again."
+        if problem not in (NO_DRIVER, NO_GPU):
+            return problem, (
+                "Restart the machine; if that does not help, "
+                f"install the driver again from {DRIVERS}."
+            )
+        if menu:
+            return "no GPU is attached", f"Choose {menu}."
+        if report.torch_rocm:
+            return f"{torch} is for AMD's GPUs (ROCm) and finds none", 'Stay with load("tiny").'
+        return problem, (
+            "With an NVIDIA GPU in this machine, install the "
+            f"driver from {DRIVERS} and restart; without one, open the notebook in "
+            'Colab and choose a T4 GPU, or stay with the embedded model: load("tiny").'
+        )
+    if gpu.problem:
         other = f"Choose another GPU: {menu}" if menu else 'Stay with load("tiny")'
-        older = f", or install a torch for it by {TORCH_COMMANDS}" if report.gpu.problem else ""
-        return unfit, f"{other}{older}."
+        older = f", or install a torch for it by {TORCH_COMMANDS}" if "torch" in gpu.problem else ""
+        return gpu.problem, f"{other}{older}."
     if report.torch_sees_gpu:
         return None, ""
-    if torch is None:
-        return f"torch, which would use the {name}, is not installed", ""
+    if report.versions.get("torch") is None:
+        return f"torch, which would use the {gpu.name}, is not installed", ""  # see MISSING
     if report.torch_cuda is None:
         build = "for AMD's GPUs" if report.torch_rocm else "a CPU build"
-        return f"the installed torch {torch} is {build} and cannot use the {name}", (
+        return f"the installed {torch} is {build} and cannot use the {gpu.name}", (
             "Run: pip install --force-reinstall torch, then start Python again "
             f"(on Windows, take the command from {TORCH_COMMANDS})."
         )
-    if report.driver_too_old:
-        needs, limit = f"torch {torch} needs CUDA {report.torch_cuda}", report.driver_cuda
-        return f"{needs}, and driver {report.driver} goes up to CUDA {limit}", (
+    # A later minor version is no obstacle: NVIDIA's "CUDA minor version compatibility".
+    newest = report.driver_cuda
+    if newest and _numbers(report.torch_cuda)[:1] > _numbers(newest)[:1]:
+        needs = f"{torch} needs CUDA {report.torch_cuda}"
+        return f"{needs}, and driver {report.driver} goes up to CUDA {newest}", (
             f"Update the driver from {DRIVERS}, "
             f"or take the command for an older CUDA version from {TORCH_COMMANDS}."
         )
     if report.torch_sees_gpu is False:
         why = f" ({report.torch_problem})" if report.torch_problem else ""
-        return f"torch {torch} was asked and cannot use the {name}{why}", (
+        return f"{torch} was asked and cannot use the {gpu.name}{why}", (
             "Start Python again (in a notebook, restart its runtime); if that does not help, "
             f"install torch again by {TORCH_COMMANDS}."
         )
     return None, ""
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version: "2.11.0+cu128" is (2, 11, 0)."""
-    found = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(int(number) for number in found.group().split(".")) if found else ()
-
-
-def _too_old(package: str, version: str) -> str | None:
-    lowest = SUPPORTED.get(package)
-    if lowest is None or _numbers(version) >= _numbers(lowest):
-        return None
-    return f"{lowest} or later is supported"
-
-
 def _repairs(report: GpuReport) -> Iterator[str]:
     """The steps for this report, the most important first; none where all is well."""
-    yield from _gpu_repairs(report) if report.gpu else _no_gpu_repairs(report)
-    for package, version in report.versions.items():
-        if version is None and package in MISSING:
-            yield MISSING[package]
-        elif version and _too_old(package, version):
-            lowest = SUPPORTED[package]
-            step = f'Run: pip install "{package}>={lowest}", then start Python again.'
-            if report.place == "colab" and package != "bitsandbytes":  # which Colab does not have
-                step = "Choose Runtime > Change runtime type > Runtime version > Latest, "
-                step += "then Runtime > Run all."
-            oldest = f"older than {lowest}, the oldest that llava_nb supports"
-            yield f"{package} {version} is {oldest}. {step}"
-
-
-def _no_gpu_repairs(report: GpuReport) -> Iterator[str]:
-    problem = report.gpu_problem or NO_DRIVER
-    if problem == HIDDEN:
-        yield f"{problem}: unset that variable and start Python again."
-    elif problem == NO_PACKAGE:
-        yield f"{problem}. Run: pip install nvidia-ml-py, then start Python again."
-    elif problem not in (NO_DRIVER, NO_GPU):
-        yield (
-            f"{_capital(problem)}. Restart the machine; if that does not help, "
-            f"install the driver again from {DRIVERS}."
-        )
-    elif report.place in GPU_MENUS:
-        yield f"No GPU is attached. Choose {GPU_MENUS[report.place]}."
-    elif report.torch_rocm:
-        yield f"torch {report.versions.get('torch')} is for AMD's GPUs (ROCm) and finds none."
-    else:
-        yield (
-            f"{_capital(problem)}. With an NVIDIA GPU in this machine, install the "
-            f"driver from {DRIVERS} and restart; without one, open the notebook in "
-            'Colab and choose a T4 GPU, or stay with the embedded model: load("tiny").'
-        )
-
-
-def _gpu_repairs(report: GpuReport) -> Iterator[str]:
     reason, step = _fault(report)
     if step:
-        yield f"{_capital(reason)}. {step}"
+        starts_with_a_name = reason.startswith(("torch", "nvidia"))
+        yield f"{reason if starts_with_a_name else reason[0].upper() + reason[1:]}. {step}"
     # Where another process holds what the smallest model needs, say so.
     free, total = report.vram_free_bytes, report.vram_total_bytes
     needed = min(model.needs_vram_bytes for model in known_models() if model.hub_id)
@@ -419,3 +347,13 @@ def _gpu_repairs(report: GpuReport) -> Iterator[str]:
             "llava_nb.free_vram(), or restart the other notebook or process that holds them "
             "(nvidia-smi lists it)."
         )
+    for package, version in report.versions.items():
+        if version is None and package in MISSING:
+            yield MISSING[package]
+        elif version and (lowest := _too_old(package, version)):
+            step = f'Run: pip install "{package}>={lowest}", then start Python again.'
+            if report.place == "colab" and package != "bitsandbytes":  # which Colab does not have
+                step = "Choose Runtime > Change runtime type > Runtime version > Latest, "
+                step += "then Runtime > Run all."
+            oldest = f"older than {lowest}, the oldest that llava_nb supports"
+            yield f"{package} {version} is {oldest}. {step}"

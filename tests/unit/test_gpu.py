@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import importlib.util
-import subprocess
 import sys
 import threading
 import types
@@ -11,22 +10,13 @@ import psutil
 import pytest
 import torch
 
-from llava_nb import LlavaNbError, check_gpu, gpu, machine
-from llava_nb.gpu import GpuReport, compute_dtype_name, free_ram_bytes, recommend
+from llava_nb import LlavaNbError, check_gpu, machine
+from llava_nb.gpu import GpuReport, compute_dtype_name, recommend
 from llava_nb.sizes import GIB, format_gib
 
 T4 = {"name": "Tesla T4", "capability": (7, 5), "memory": (15 * GIB, 14 * GIB)}
 A100 = {"name": "NVIDIA A100-SXM4-40GB", "capability": (8, 0), "memory": (40 * GIB, 39 * GIB)}
 GB10 = {"name": "NVIDIA GB10", "capability": (12, 1), "memory": None}
-VERSIONS = {
-    "torch": "2.11.0+cu128",
-    "transformers": "5.15.0",
-    "accelerate": "1.14.0",
-    "bitsandbytes": "0.50.2",
-    "ipywidgets": "7.7.1",
-    "pillow": "11.3.0",
-    "requests": "2.32.4",
-}
 PLACE_VARIABLES = {"colab": "COLAB_RELEASE_TAG", "kaggle": "KAGGLE_KERNEL_RUN_TYPE", "local": None}
 
 
@@ -34,50 +24,32 @@ class NVMLError_LibraryNotFound(Exception):
     """As pynvml names it."""
 
 
-class Driver(types.ModuleType):
+def driver(gpus, error=None, version="550.54.15", cuda=12040, hang=None):
     """In place of pynvml: GPUs as dicts; a fact that is None, or absent, is not supported."""
 
-    def __init__(self, gpus, error=None, version="550.54.15", cuda=12040, hang=None):
-        super().__init__("pynvml")
-        self.gpus, self.error, self.version, self.cuda, self.hang = gpus, error, version, cuda, hang
+    def start():
+        if hang:
+            hang()
+        if error:
+            raise error
 
-    def nvmlInit(self):
-        if self.hang:
-            self.hang()
-        if self.error:
-            raise self.error
-
-    def nvmlShutdown(self):
-        pass
-
-    def nvmlDeviceGetCount(self):
-        return len(self.gpus)
-
-    def nvmlDeviceGetHandleByIndex(self, index):
-        return known(self.gpus[index])
-
-    def nvmlSystemGetDriverVersion(self):
-        return known(self.version)
-
-    def nvmlSystemGetCudaDriverVersion(self):
-        return known(self.cuda)
-
-    def nvmlDeviceGetName(self, gpu):
-        return known(gpu.get("name"))
-
-    def nvmlDeviceGetUUID(self, gpu):
-        return known(gpu.get("uuid"))
-
-    def nvmlDeviceGetCudaComputeCapability(self, gpu):
-        return known(gpu.get("capability"))
-
-    def nvmlDeviceGetMigMode(self, gpu):
-        return known(gpu.get("mig")), 0
-
-    def nvmlDeviceGetMemoryInfo(self, gpu):
+    def memory(gpu):
         total, free = known(gpu.get("memory"))
-        used = gpu.get("used")
-        return types.SimpleNamespace(total=total, free=free, used=used)
+        return types.SimpleNamespace(total=total, free=free)
+
+    return types.SimpleNamespace(
+        nvmlInit=start,
+        nvmlShutdown=lambda: None,
+        nvmlSystemGetDriverVersion=lambda: known(version),
+        nvmlSystemGetCudaDriverVersion=lambda: known(cuda),
+        nvmlDeviceGetCount=lambda: len(gpus),
+        nvmlDeviceGetHandleByIndex=lambda index: known(gpus[index]),
+        nvmlDeviceGetName=lambda gpu: known(gpu.get("name")),
+        nvmlDeviceGetUUID=lambda gpu: known(gpu.get("uuid")),
+        nvmlDeviceGetCudaComputeCapability=lambda gpu: list(known(gpu.get("capability"))),
+        nvmlDeviceGetMigMode=lambda gpu: (known(gpu.get("mig")), 0),
+        nvmlDeviceGetMemoryInfo=memory,
+    )
 
 
 def known(fact):
@@ -109,19 +81,16 @@ def check(monkeypatch, tmp_path):
     """check(gpus or error, torch_gpus=...) -> the report of such a machine."""
 
     def run(*gpus, torch_gpus=None, place="colab", cuda="12.8", rocm=None, ask=False, **others):
-        error = gpus[0] if gpus and isinstance(gpus[0], Exception) else None
-        facts = {key: others[key] for key in ("version", "cuda_driver", "hang") if key in others}
-        if "cuda_driver" in facts:
-            facts["cuda"] = facts.pop("cuda_driver")
-        driver = Driver([] if error else list(gpus), error, **facts)
-        if not gpus:
-            driver.error = NVMLError_LibraryNotFound("NVML Shared Library Not Found")
-        monkeypatch.setitem(sys.modules, "pynvml", driver)
+        error = NVMLError_LibraryNotFound("NVML Shared Library Not Found") if not gpus else None
+        if gpus and isinstance(gpus[0], Exception):
+            error, *gpus = gpus
+        facts = {name: others[name] for name in ("version", "hang") if name in others}
+        monkeypatch.setitem(sys.modules, "pynvml", driver(gpus, error, **facts))
         if PLACE_VARIABLES[place]:
             monkeypatch.setenv(PLACE_VARIABLES[place], "1")
-        versions = VERSIONS | others.get("versions", {})
-        monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
-        (tmp_path / "version.py").write_text(f"cuda = {cuda!r}\nhip: Optional[str] = {rocm!r}\n")
+        versions = {"torch": "2.11.0+cu128"} | others.get("versions", {})
+        monkeypatch.setattr(importlib.metadata, "version", lambda name: versions.get(name, "99"))
+        (tmp_path / "version.py").write_text(f"cuda = {cuda!r}\nhip = {rocm!r}\n")
         spec = types.SimpleNamespace(origin=str(tmp_path / "__init__.py"))
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
         monkeypatch.setattr(torch.version, "hip", rocm)
@@ -154,11 +123,6 @@ def see(monkeypatch, gpus, arches):
         monkeypatch.setattr(torch.cuda, name, stand_in)
 
 
-def seen(gpu, free_gib):
-    """The same GPU as torch sees it, with other figures of its memory."""
-    return gpu | {"memory": (120 * GIB, free_gib * GIB)}
-
-
 def verdict(report, model):
     return next(each for each in report.verdicts if each.model == model)
 
@@ -176,23 +140,13 @@ def test_a_t4_in_colab_runs_13b_and_needs_no_repair(check):
     assert "FAIL" not in str(report)
 
 
-def test_names_of_older_bindings_are_bytes(check):
-    assert check(T4 | {"name": b"Tesla T4"}).gpu_name == "Tesla T4"
-
-
-def test_free_is_the_total_without_what_is_used_where_it_is_unknown(check):
-    report = check(T4 | {"memory": (15 * GIB, None), "used": 4 * GIB})
-    assert report.vram_free_bytes == 11 * GIB
-
-
 def test_a_driver_that_tells_its_name_only_leaves_the_rest_unknown(check):
-    report = check({"name": "NVIDIA GB10"}, version=None, cuda_driver=None)
-    assert report.gpu == gpu.Gpu(0, "NVIDIA GB10", None, None, None)
-    assert (report.driver, report.driver_cuda) == (None, None)
+    report = check({"name": "NVIDIA GB10"}, version=None)
+    assert (report.gpu_name, report.capability, report.driver) == ("NVIDIA GB10", None, None)
     assert "unknown" in str(report)
 
 
-@pytest.mark.parametrize("memory", [None, (0, 0), (None, None)])
+@pytest.mark.parametrize("memory", [None, (0, 0), (None, None), (15 * GIB, 16 * GIB)])
 def test_memory_that_nobody_knows_fits_nothing_and_says_so(check, memory):
     report = check(T4 | {"memory": memory}, torch_gpus=[T4 | {"memory": memory}])
     assert not any(each.fits for each in report.verdicts)
@@ -206,11 +160,6 @@ def test_without_a_driver_only_the_embedded_model_fits(check, monkeypatch):
     assert report.torch_sees_gpu is None
     assert [each.model for each in report.verdicts if each.fits] == ["tiny"]
     assert (report.compute_dtype, report.gpu_problem) == ("float32", "no NVIDIA driver was found")
-
-
-def test_an_error_in_the_text_shows_no_home_folder(check, monkeypatch):
-    monkeypatch.setenv("HOME", "/home/somebody")
-    assert "(~/lib: cannot open)" in str(check(OSError("/home/somebody/lib: cannot open")))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("GPU is lost"), AttributeError("x"), OSError()])
@@ -245,13 +194,10 @@ def test_bindings_that_are_not_installed_are_named(check, monkeypatch):
 
 @pytest.mark.parametrize("ask", [False, True])
 def test_where_the_driver_leaves_a_gap_torch_fills_it(check, ask):
-    report = check(GB10, torch_gpus=[seen(GB10, 110)], ask=ask)
+    report = check(GB10, torch_gpus=[GB10 | {"memory": (120 * GIB, 110 * GIB)}], ask=ask)
     assert (report.vram_total_bytes, report.vram_free_bytes) == (120 * GIB, 110 * GIB)
     assert recommend(report).model == "llava-1.5-13b" and report.torch_sees_gpu
-
-
-def test_the_total_is_known_where_torch_does_not_tell_what_is_free(check):
-    report = check(GB10, torch_gpus=[GB10 | {"size": 120 * GIB, "uuid": "GPU-1"}])
+    report = check(GB10, torch_gpus=[GB10 | {"size": 120 * GIB, "uuid": "GPU-1"}], ask=ask)
     assert (report.vram_total_bytes, report.vram_free_bytes) == (120 * GIB, None)
 
 
@@ -262,19 +208,9 @@ def test_where_a_driver_has_no_library_torch_is_asked(check, monkeypatch, tmp_pa
 
 
 def test_what_torch_cannot_tell_is_the_drivers(check):
-    silent = {"name": "Tesla T4", "capability": None, "memory": None}
+    """And the memory is: the driver was asked before torch's context took its share."""
+    silent = {"name": "Tesla T4", "capability": None, "memory": (15 * GIB, 13 * GIB)}
     assert check(T4, torch_gpus=[silent], ask=True).gpu == check(T4).gpu
-
-
-def test_torch_alone_is_enough(check):
-    report = check(torch_gpus=[T4], ask=True)
-    assert report.gpu_name == "Tesla T4" and report.gpu_problem is None
-    assert recommend(report).model == "llava-1.5-13b"
-
-
-def test_the_drivers_figure_counts_before_torch_took_its_share(check):
-    report = check(T4, torch_gpus=[T4 | {"memory": (15 * GIB, 13 * GIB)}], ask=True)
-    assert report.vram_free_bytes == 14 * GIB
 
 
 def test_of_a_gpu_in_parts_the_part_counts(check):
@@ -286,17 +222,8 @@ def test_of_a_gpu_in_parts_the_part_counts(check):
 def test_gpus_of_several_kinds_are_numbered_as_torch_numbers_them(check):
     t4, a100 = T4 | {"uuid": "GPU-aa"}, A100 | {"uuid": "GPU-bb"}
     report = check(t4, a100, torch_gpus=[a100, t4])
-    assert [each.name for each in report.gpus] == [a100["name"], "Tesla T4"]
-    assert [each.free_bytes for each in report.gpus] == [39 * GIB, 14 * GIB]
-
-
-def test_a_torch_that_sees_none_is_believed(check):
-    report = check(T4, ask=True)
-    assert report.torch_sees_gpu is False and recommend(report).model == "tiny"
-    assert (
-        "cannot use the Tesla T4 (torch.cuda.is_available() is False). Start Python"
-        in report.advice[0]
-    )
+    found = [(each.name, each.free_bytes) for each in report.gpus]
+    assert found == [(a100["name"], 39 * GIB), ("Tesla T4", 14 * GIB)]
 
 
 def test_a_torch_that_breaks_on_import_does_not_raise(check, monkeypatch):
@@ -318,17 +245,8 @@ def test_a_hanging_torch_leaves_what_the_driver_said(check, monkeypatch, hang):
 def test_amds_gpus_are_found_by_a_torch_for_them(check):
     amd = {"name": "AMD Instinct MI300X", "capability": (9, 4), "memory": (192 * GIB, 190 * GIB)}
     report = check(torch_gpus=[amd], cuda=None, rocm="7.0")
-    assert (report.gpu_name, report.capability, report.compute_dtype) == (
-        amd["name"],
-        None,
-        "float16",
-    )
-    assert "ROCm 7.0" in str(report)
-
-
-def test_a_torch_for_amd_cannot_use_a_t4(check):
-    report = check(T4, cuda=None, rocm="7.0")
-    assert "is for AMD's GPUs and cannot use the Tesla T4" in recommend(report).reason
+    assert (report.gpu_name, report.capability) == (amd["name"], None)
+    assert report.compute_dtype == "float16" and "ROCm 7.0" in str(report)
 
 
 @pytest.mark.parametrize(
@@ -337,7 +255,6 @@ def test_a_torch_for_amd_cannot_use_a_t4(check):
         ((6, 0), ["sm_75", "sm_80", "sm_120"], False),
         ((6, 0), ["sm_50", "sm_60", "sm_75"], True),
         ((8, 9), ["sm_80", "sm_90a"], True),
-        ((12, 1), ["sm_80", "sm_120"], True),
         ((12, 1), ["sm_80", "compute_90"], True),
         ((12, 1), ["sm_80", "sm_90"], False),
     ],
@@ -390,7 +307,7 @@ def test_cuda_visible_devices_chooses_as_cuda_does(check, monkeypatch, choice, f
     assert [each.free_bytes // GIB for each in report.gpus] == free_gib
     assert [each.index for each in report.gpus] == list(range(len(free_gib)))
     if not free_gib:
-        assert "CUDA_VISIBLE_DEVICES hides every GPU: unset that" in report.advice[0]
+        assert "CUDA_VISIBLE_DEVICES hides every GPU. Unset that" in report.advice[0]
 
 
 @pytest.mark.parametrize("free", [(5, 14), (14, 5), (14, 14)])
@@ -423,6 +340,7 @@ def test_a_verdict_says_by_how_much_a_model_fits_or_not(check):
     assert seven.why.startswith(f"fits with {format_gib(8 * GIB - seven.needed_bytes)} to spare")
     short = format_gib(thirteen.needed_bytes - 8 * GIB)
     assert thirteen.why.startswith(f"does not fit: {short} short") and not thirteen.fits
+    assert "llava-1.5-13b would need 10.19 GiB" in str(report)
 
 
 @pytest.mark.parametrize(
@@ -440,64 +358,53 @@ def test_without_a_gpu_the_advice_is_the_way_to_one(check, place, menu):
 
 
 OLD = {"transformers": "4.57.6"}
-TAKEN = T4 | {"memory": (15 * GIB, 2 * GIB)}
 
 
 @pytest.mark.parametrize(
-    ("found", "others", "advice"),
+    ("others", "advice"),
     [
-        (
-            T4,
-            {"cuda": None},
-            "CPU build and cannot use the Tesla T4. Run: pip install --force-reinstall",
-        ),
-        (T4, {"cuda": "13.0"}, "driver 550.54.15 goes up to CUDA 12.4. Update the driver"),
-        (T4, {"versions": {"torch": None}}, "torch is not installed. Run: bash colab_setup.sh"),
-        (T4, {"versions": {"bitsandbytes": None}}, "pip install bitsandbytes"),
-        (T4, {"versions": OLD}, "Runtime version > Latest"),
-        (T4, {"versions": OLD, "place": "local"}, 'pip install "transformers>=5.0"'),
-        (T4, {"versions": {"bitsandbytes": "0.45.0"}}, 'pip install "bitsandbytes>=0.46.1"'),
-        (TAKEN, {}, "13.00 GiB of 15.00 GiB of VRAM are taken. Call llava_nb.free_vram()"),
+        ({"cuda": None}, "CPU build and cannot use the Tesla T4. Run: pip install --force-rein"),
+        ({"cuda": None, "rocm": "7.0", "ask": True}, "is for AMD's GPUs and cannot use the Tesla"),
+        ({"cuda": "13.0"}, "needs CUDA 13.0, and driver 550.54.15 goes up to CUDA 12.4. Update"),
+        ({"ask": True}, "cannot use the Tesla T4 (torch.cuda.is_available() is False). Start Pyth"),
+        ({"versions": {"torch": None}}, "torch is not installed. Run: bash colab_setup.sh"),
+        ({"versions": {"bitsandbytes": None}}, "pip install bitsandbytes"),
+        ({"versions": OLD}, "Runtime version > Latest"),
+        ({"versions": OLD, "place": "local"}, 'pip install "transformers>=5.0"'),
+        ({"versions": {"bitsandbytes": "0.45.0"}}, 'pip install "bitsandbytes>=0.46.1"'),
     ],
 )
-def test_every_fault_has_its_repair(check, found, others, advice):
-    report = check(found, **others)
-    assert len(report.advice) == 1, report.advice
-    assert advice in report.advice[0]
+def test_every_fault_has_its_repair_and_those_of_torch_leave_the_embedded_model(
+    check, others, advice
+):
+    report = check(T4, **others)
+    assert len(report.advice) == 1 and advice in report.advice[0], report.advice
+    assert "FAIL" in str(report)
+    is_of_torch = "torch" in report.advice[0]
+    assert (recommend(report).model == "tiny") == is_of_torch
+    if is_of_torch:
+        assert recommend(report).reason.startswith(("torch", "the installed torch"))
 
 
-def test_a_fault_is_marked_in_the_text(check):
-    lines = str(check(T4, cuda=None, versions=OLD)).splitlines()
-    failed = [line.split()[1] for line in lines if line.startswith("[FAIL]")]
-    assert failed == ["torch", "transformers"]
+def test_memory_that_others_hold_is_told(check):
+    [advice] = check(T4 | {"memory": (15 * GIB, 2 * GIB)}).advice
+    assert "13.00 GiB of 15.00 GiB of VRAM are taken. Call llava_nb.free_vram()" in advice
 
 
-def test_a_later_minor_cuda_version_is_no_fault(check):
-    assert check(T4, cuda="12.8").no_cuda_reason is None
-
-
-def test_html_escapes_and_brings_no_colours(check):
-    page = check(RuntimeError("<img src=x onerror=alert(1)>"))._repr_html_()
+def test_html_escapes_brings_no_colours_and_holds_the_lines_of_the_text(check):
+    report = check(RuntimeError("<img src=x onerror=alert(1)>"))
+    page = report._repr_html_()
     assert "<img" not in page and "&lt;img" in page
     assert "color" not in page and "background" not in page
+    lines = str(report).partition("What to do:")[0].splitlines()
+    assert page.count("<tr>") == len(lines) - 1
 
 
-def test_html_and_text_hold_the_same_lines(check):
-    report = check(T4)
-    assert report._repr_html_().count("<tr>") == len(str(report).splitlines()) - 1
-
-
-def test_a_report_is_frozen_and_can_be_hashed(check):
-    report = check(T4)
-    with pytest.raises(AttributeError):
-        report.place = "moon"
-    assert isinstance(hash(report), int)
-
-
-def test_the_text_holds_no_name_path_or_token(monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path / "somebody"))
+def test_the_text_holds_no_name_path_or_token(check, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/home/somebody")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    report = check_gpu()
+    report = check(OSError("/home/somebody/lib: cannot open"))
+    assert "(~/lib: cannot open)" in str(report)
     for secret in ("somebody", "hf_secret", str(tmp_path)):
         assert secret not in str(report) + report._repr_html_()
 
@@ -514,13 +421,7 @@ def test_check_gpu_reports_even_where_every_probe_fails(check, monkeypatch):
     monkeypatch.setattr(machine, "PROC", machine.Path("/no such folder"))
     report = check_gpu()
     assert (report.gpu, report.ram_total_bytes, report.disk_free_bytes) == (None, None, None)
-    assert "unknown" in str(report) and free_ram_bytes() is None
-
-
-@pytest.mark.parametrize("answer", ["yes", 1, None, [True]])
-def test_a_wrong_argument_is_named(answer):
-    with pytest.raises(LlavaNbError, match=r"ask_torch is .*; it is True or False"):
-        check_gpu(ask_torch=answer)
+    assert "unknown" in str(report)
 
 
 # Which model to take
@@ -536,32 +437,24 @@ def test_the_largest_that_fits_is_recommended(check, free_gib, chosen):
     assert f"Tesla T4 has {free_gib:.2f} GiB free" in recommendation.reason
 
 
-def test_a_smaller_choice_says_what_the_larger_needs(check):
-    report = check(T4 | {"memory": (8 * GIB, 8 * GIB)})
-    assert "llava-1.5-13b would need 10.19 GiB" in recommend(report).reason
-    assert "llava-1.5-13b would need 10.19 GiB" in str(report)
-
-
 @pytest.mark.parametrize(
-    ("gpus", "others", "reason"),
+    ("gpus", "reason"),
     [
-        ([], {}, "there is no CUDA GPU; llava-1.5-7b needs 6.18 GiB"),
-        ([T4 | {"memory": (15 * GIB, 3 * GIB)}], {}, "has only 3.00 GiB of VRAM free"),
-        ([T4], {"cuda": None}, "torch 2.11.0+cu128 is a CPU build and cannot use"),
-        ([T4], {"versions": {"torch": None}}, "torch, which would use the Tesla T4, is not inst"),
-        ([T4], {"ask": True}, "was asked and cannot use the Tesla T4"),
-        ([T4], {"cuda": "13.0"}, "driver 550.54.15 goes up to CUDA 12.4"),
+        ([], "there is no CUDA GPU; llava-1.5-7b needs 6.18 GiB"),
+        ([T4 | {"memory": (15 * GIB, 3 * GIB)}], "has only 3.00 GiB of VRAM free"),
     ],
 )
-def test_without_a_usable_gpu_the_embedded_model_is_recommended(check, gpus, others, reason):
-    recommendation = recommend(check(*gpus, **others))
+def test_without_enough_vram_the_embedded_model_is_recommended(check, gpus, reason):
+    recommendation = recommend(check(*gpus))
     assert recommendation.model == "tiny" and reason in recommendation.reason
 
 
-@pytest.mark.parametrize("report", [None, "tiny", {}, GpuReport])
-def test_what_is_no_report_is_refused(report):
+@pytest.mark.parametrize("wrong", ["yes", 1, None, [True], {}, GpuReport])
+def test_a_wrong_argument_is_named(wrong):
+    with pytest.raises(LlavaNbError, match=r"ask_torch is .*; it is True or False"):
+        check_gpu(ask_torch=wrong)
     with pytest.raises(LlavaNbError, match=r"recommend\(check_gpu\(\)\)"):
-        recommend(report)
+        recommend(wrong)
 
 
 # RAM and disk
@@ -582,21 +475,29 @@ def files(monkeypatch, tmp_path):
     return write
 
 
-def test_a_cgroup_2_limit_counts_and_cached_files_are_free(files):
-    files("proc/self/cgroup", "0::/box/inner\n")
-    files("cgroup/box/memory.max", 8_000_000_000)  # the limit may be on a folder around
-    files("cgroup/box/memory.current", 5_000_000_000)
-    files("cgroup/box/memory.stat", "anon 1\ninactive_file 4000000000\n")
+@pytest.mark.parametrize(
+    ("groups", "folder", "names", "statistics"),
+    [
+        # The limit may be on a folder around.
+        ("0::/box/inner\n", "box", "memory.max memory.current", "anon 1\ninactive_file {}\n"),
+        (
+            "5:cpuset:/\n4:memory:/gone\n0::/\n",
+            "memory",
+            "memory.limit_in_bytes memory.usage_in_bytes",
+            "cache 7\ntotal_inactive_file {}\n",
+        ),
+    ],
+    ids=["cgroup 2", "cgroup 1"],
+)
+def test_a_containers_limit_counts_and_cached_files_are_free(
+    files, groups, folder, names, statistics
+):
+    files("proc/self/cgroup", groups)
+    for name, count in zip(names.split(), (8_000_000_000, 5_000_000_000), strict=True):
+        files(f"cgroup/{folder}/{name}", count)
+    files(f"cgroup/{folder}/memory.stat", statistics.format(4_000_000_000))
     files("cgroup/box/inner/memory.max", "max\n")
-    assert gpu.ram_bytes() == (8_000_000_000, 7_000_000_000)
-
-
-def test_a_cgroup_1_limit_counts(files):
-    files("proc/self/cgroup", "5:cpuset:/\n4:memory:/gone\n0::/\n")
-    files("cgroup/memory/memory.limit_in_bytes", 4_000_000_000)
-    files("cgroup/memory/memory.usage_in_bytes", 1_000_000_000)
-    files("cgroup/memory/memory.stat", "cache 7\ntotal_inactive_file 200000000\n")
-    assert gpu.ram_bytes() == (4_000_000_000, 3_200_000_000)
+    assert machine.ram_bytes() == (8_000_000_000, 7_000_000_000)
 
 
 @pytest.mark.parametrize("text", ["4:memory:/\n", "garbage", ""])
@@ -605,8 +506,7 @@ def test_without_a_limit_the_ram_is_the_hosts(files, text):
     files("cgroup/memory/memory.limit_in_bytes", 9223372036854771712)
     files("cgroup/memory/memory.usage_in_bytes", 1)
     files("cgroup/memory/memory.stat", "")
-    assert gpu.ram_bytes() == (13 * GIB, 11 * GIB)
-    assert free_ram_bytes() == 11 * GIB
+    assert machine.ram_bytes() == (13 * GIB, 11 * GIB)
 
 
 def test_disk_is_that_of_the_cache_or_its_nearest_parent(monkeypatch, tmp_path):
@@ -616,14 +516,4 @@ def test_disk_is_that_of_the_cache_or_its_nearest_parent(monkeypatch, tmp_path):
     asked = []
     usage = machine.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: asked.append(path) or usage)
-    assert gpu.disk_free_bytes() == usage.free and asked == [tmp_path]
-
-
-def test_reading_facts_imports_no_heavy_package():
-    heavy = "{'torch', 'transformers', 'bitsandbytes', 'ipywidgets', 'matplotlib', 'PIL'}"
-    code = (
-        "import sys, llava_nb; str(llava_nb.check_gpu()); "
-        f"print(sorted({heavy} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+    assert machine.disk_free_bytes() == usage.free and asked == [tmp_path]
