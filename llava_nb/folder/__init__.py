@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ..lazy import on_first_use
+from .. import on_first_use
 
 __getattr__ = on_first_use(__name__, {"caption_folder": "run", "FolderResult": "result"})

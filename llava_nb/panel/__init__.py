@@ -6,7 +6,7 @@ it calls), which know neither widgets nor threads; so nothing is imported here b
 
 from __future__ import annotations
 
-from ..lazy import on_first_use
+from .. import on_first_use
 
 __getattr__ = on_first_use(
     __name__, dict.fromkeys(("caption_panel", "CaptionPanel", "EXAMPLES"), "box")

@@ -38,6 +38,13 @@ def test_report_prints_what_the_machine_can_run(capsys):
     assert "llava-1.5-13b" in capsys.readouterr().out
 
 
+def test_a_folder_becomes_a_table_and_the_options_are_those_of_caption_folder(picture, tmp_path):
+    picture.save(tmp_path / "one.png")
+    options = ["--model", "tiny", "--no-progress", "--max-new-tokens", "5", "--text-files"]
+    assert main(["folder", str(tmp_path), "-o", str(tmp_path / "table.csv"), *options]) == 0
+    assert (tmp_path / "one.txt").read_text() and "one.png" in (tmp_path / "table.csv").read_text()
+
+
 def test_no_command_shows_the_usage(capsys):
     with pytest.raises(SystemExit):
         main([])

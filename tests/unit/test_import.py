@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"torch", "transformers", "ipywidgets", "matplotlib", "PIL", "numpy"}
 
@@ -15,7 +17,8 @@ def fresh_python(code):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
-def test_import_loads_nothing_heavy():
-    loaded = set(fresh_python("import sys, llava_nb; print(*sys.modules)").split())
+@pytest.mark.parametrize("code", ["import llava_nb", "import llava_nb; str(llava_nb.check_gpu())"])
+def test_import_and_report_load_nothing_heavy(code):
+    loaded = set(fresh_python(f"{code}; import sys; print(*sys.modules)").split())
     assert "llava_nb" in loaded
-    assert not loaded & HEAVY, f"import llava_nb loads {sorted(loaded & HEAVY)}"
+    assert not loaded & HEAVY, f"{code} loads {sorted(loaded & HEAVY)}"
