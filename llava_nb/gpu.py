@@ -161,21 +161,22 @@ def recommend(report: GpuReport) -> Recommendation:
         )
     embedded, *others = known_models()
     needs = [format_gib(model.needs_vram_bytes) for model in others]
-    smallest = f"{others[0].name} needs {needs[0]} of VRAM in 4 bits"
     free, gpu = report.vram_free_bytes, report.gpu_name
     fitting = sum(model.needs_vram_bytes <= (free or 0) for model in others)
     if report.no_cuda_reason:
-        return Recommendation(embedded.name, f"{report.no_cuda_reason}; {smallest}")
-    if free is None:
-        return Recommendation(embedded.name, f"the free VRAM of the {gpu} is unknown; {smallest}")
-    if not fitting:
-        reason = f"the {gpu} has only {format_gib(free)} of VRAM free; {smallest}"
-        return Recommendation(embedded.name, reason)
-    reason = f"it needs {needs[fitting - 1]} of VRAM in 4 bits, "
-    reason += f"and the {gpu} has {format_gib(free)} free"
-    if fitting < len(others):
-        reason += f"; {others[fitting].name} would need {needs[fitting]}"
-    return Recommendation(others[fitting - 1].name, reason)
+        lack = report.no_cuda_reason
+    elif free is None:
+        lack = f"the free VRAM of the {gpu} is unknown"
+    elif not fitting:
+        lack = f"the {gpu} has only {format_gib(free)} of VRAM free"
+    else:
+        reason = f"it needs {needs[fitting - 1]} of VRAM in 4 bits, "
+        reason += f"and the {gpu} has {format_gib(free)} free"
+        if fitting < len(others):
+            reason += f"; {others[fitting].name} would need {needs[fitting]}"
+        return Recommendation(others[fitting - 1].name, reason)
+    smallest = f"{others[0].name} needs {needs[0]} of VRAM in 4 bits"
+    return Recommendation(embedded.name, f"{lack}; {smallest}")
 
 
 def compute_dtype_name(capability: tuple[int, int] | None) -> tuple[str, str]:
@@ -198,24 +199,20 @@ def compute_dtype_name(capability: tuple[int, int] | None) -> tuple[str, str]:
 
 def _judge(model: ModelInfo, report: GpuReport) -> Verdict:
     """Compare what the model needs in 4 bits with what is free."""
-    needed, free, where = model.needs_vram_bytes, report.vram_free_bytes, "VRAM"
-    owner = f"the {report.gpu_name}"
-    if report.gpu is None or report.gpu.problem:
-        if model.hub_id:
-            why = f"needs {format_gib(needed)} of VRAM in 4 bits, and {report.no_cuda_reason}"
-            return Verdict(model.name, "4bit", False, needed, None, why)
-        free, where, owner = report.ram_available_bytes, "RAM", "this machine"
-    fits = free is not None and free >= needed
-    if free is None:
-        outcome = "cannot tell"
-    elif fits:
-        outcome = f"fits with {format_gib(free - needed)} to spare"
+    needed, gpu = model.needs_vram_bytes, report.gpu
+    if gpu and not gpu.problem:
+        free, memory, owner = gpu.free_bytes, "VRAM", f"the {gpu.name}"
+    elif model.hub_id:
+        why = f"needs {format_gib(needed)} of VRAM in 4 bits, and {report.no_cuda_reason}"
+        return Verdict(model.name, "4bit", False, needed, None, why)
     else:
+        free, memory, owner = report.ram_available_bytes, "RAM", "this machine"
+    fits = free is not None and free >= needed
+    outcome = f"fits with {format_gib(free - needed)} to spare" if fits else "cannot tell"
+    if free is not None and not fits:
         outcome = f"does not fit: {format_gib(needed - free)} short"
-    why = (
-        f"{outcome} (needs {format_gib(needed)} of {where} in 4 bits; "
-        f"{owner} has {format_gib(free)} free)"
-    )
+    why = f"{outcome} (needs {format_gib(needed)} of {memory} in 4 bits; "
+    why += f"{owner} has {format_gib(free)} free)"
     return Verdict(model.name, "4bit", fits, needed, free, why)
 
 
