@@ -25,7 +25,7 @@ _HOMES = {
     "track_vram": "vram.track",
     "VramLog": "vram.track",
     "free_vram": "vram.free",
-    "caption_panel": "panel.box",
+    "caption_panel": "panel.panel",
     "caption_folder": "folder.run",
     "FolderResult": "folder.result",
     "open_image": "images",

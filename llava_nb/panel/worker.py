@@ -1,164 +1,168 @@
-"""The panel's work, in a thread of its own: pictures opened, questions answered.
+"""The panel at work, still without widgets: one lock around the session, its jobs in threads.
 
-The kernel's main thread has to stay free, or no Stop would ever be heard. Text is reported
-about ten times a second, because a front end that is flooded loses the last updates. Whatever
-goes wrong here, an exit or an interrupt included, is reported; and every job is reported ended.
-Not covered: what follows from a report (`state.py`).
+The kernel's main thread has to stay free, or no Stop would ever be heard. What happens comes from
+callbacks and from jobs, in any thread; the lock puts it in a row. Nothing raised is lost or leaves
+the panel stuck: it becomes a notice, and a job whose thread is gone is ended.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from typing import TYPE_CHECKING, Any
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from ..inference.answer import Answer
-from .data import Task
-from .events import Answered, Begin, Ended, Failed, Opened, OpenPictures, Piece
-from .pictures import PanelPicture, open_source
+from ..errors import LlavaNbError, plain
+from .state import IDLE, OPENING, STOPPING, Entry, Session
 
-if TYPE_CHECKING:
-    from ..inference.chat import Chat
-    from ..inference.llava import Llava
-
-PACE = 0.1  # seconds between two reports of an answer under way
+PACE = 0.1  # seconds between two reports of an answer: a page that is flooded loses the last ones
 MOST = 8  # pictures side by side
 TOO_MANY = (
     "Only the first {most} of {all} pictures were taken. For many, caption a folder: "
     'caption_folder(llava, "pictures", "captions.csv").'
 )
-
-
-class Talks:
-    """The model's side of the conversations: one chat for each picture on the desk."""
-
-    def __init__(self, llava: Llava) -> None:
-        self.llava = llava
-        self._chats: dict[int, Chat] = {}
-
-    def keep(self, keys: Collection[int]) -> None:
-        """Let go of the conversations about other pictures, and so of the pictures."""
-        self._chats = {key: chat for key, chat in self._chats.items() if key in keys}
-
-    def stream(self, task: Task, stop: threading.Event) -> Iterator[str]:
-        """Give the new pieces of an answer; at its end `last` has all of it."""
-        key, entry = task.subject.key, task.entry
-        chat = self._chats.get(key)
-        if chat is None:
-            chat = self.llava.chat(task.subject.picture.seen, forget_oldest=True)
-            self._chats[key] = chat
-        settings = _arguments(entry.settings) | {"stop": stop}
-        if entry.how == "more":
-            return chat.go_on(**settings)
-        if entry.how == "again":
-            return _again(chat, entry.prompt, settings)
-        return chat.stream(entry.prompt, **settings)
-
-    def last(self, task: Task) -> Answer:
-        """Return the last answer of a task's conversation."""
-        return self._chats[task.subject.key].turns[-1].answer
-
-
-def _arguments(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings that the model takes; the share of likely words only matters in a draw."""
-    share = settings.get("top_p") if settings["temperature"] else None
-    return {
-        "max_new_tokens": settings["max_new_tokens"],
-        "temperature": settings["temperature"],
-        "top_p": share if share != 1 else None,
-    }
-
-
-def _again(chat: Chat, question: str, settings: dict[str, Any]) -> Iterator[str]:
-    """Answer the last question anew; if that fails, the old answer stays."""
-    forgotten, turns = chat.forgotten, list(chat.turns)
-    chat.undo()
-    try:
-        yield from chat.stream(question, **settings)
-    except BaseException:
-        chat.turns[:], chat.forgotten = turns, forgotten
-        raise
+INTERRUPTED = "Interrupted. What the model was doing goes on; Stop ends it."
 
 
 class Worker:
-    """Does jobs in threads and calls `report` with what comes of them.
+    """Keeps a session, does the jobs that it asks for, and calls `show` with each that follows.
 
-    `explain` makes the message for the person from whatever was raised. `report` has to
-    return; what it raises ends the job.
+    `faults` has the tracebacks of the last 20 errors that were not expected, as text: kept as they
+    are, they would hold memory.
     """
 
-    def __init__(
-        self, llava: Llava, report: Callable[[Any], None], explain: Callable[[BaseException], str]
-    ) -> None:
-        self.talks = Talks(llava)
-        self._report, self._explain = report, explain
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+    def __init__(self, llava: Any, session: Session, show: Callable[[Session], None]) -> None:
+        self.session = session
+        self.faults: deque[str] = deque(maxlen=20)
+        # Held while the session is changed and shown; a thread may take it again.
+        self.lock = threading.Condition(threading.RLock())
+        self._llava, self._show = llava, show
+        self._chats: dict[int, Any] = {}  # the model's side of the conversations, by their keys
+        self._halt, self._thread = threading.Event(), threading.Thread()
 
-    @property
-    def alive(self) -> bool:
-        """Whether the last job is still under way."""
-        return self._thread is not None and self._thread.is_alive()
+    def do(self, change: Callable[..., Session], *arguments: Any) -> None:
+        """Let something happen, such as `do(Session.ask, question)`, and show what follows."""
+        with self.lock:
+            try:
+                self._follow(change(self.session, *arguments))
+                if self.session.phase != IDLE and not self._thread.is_alive():
+                    self._follow(self.session.ended(self.session.job))  # it did not say so itself
+                self._show(self.session)
+            finally:
+                self.lock.notify_all()
 
-    def open(self, effect: OpenPictures, *, pads: bool) -> None:
-        """Open pictures; those that cannot be read are told, the others shown."""
-        self._start(effect.job, lambda stop: self._open(effect, pads, stop))
+    def _follow(self, session: Session) -> None:
+        """Make this the session, and begin or end what it asks for."""
+        before, self.session = self.session, session
+        if session.conversations is not before.conversations:  # let go of pictures that are gone
+            kept = {each.key for each in session.conversations}
+            self._chats = {key: chat for key, chat in self._chats.items() if key in kept}
+        try:
+            if session.job is not before.job:
+                self._halt.set()  # a job given up, if there is one, need not go on
+                if session.phase != IDLE:
+                    self._start(session)
+            elif session.phase == STOPPING:
+                self._halt.set()  # the answer ends within two tokens, and no other begins
+        except BaseException as error:  # no thread can be started, or an interrupt came
+            message = self.explain(error)
+            if session.phase == OPENING:
+                self._follow(session.opened(session.job, (), (message,)))
+            elif session.todo:
+                self._follow(session.failed(session.todo[0], message))
 
-    def answer(self, effect: Begin) -> None:
-        """Answer one task after the other."""
-        self._start(effect.job, lambda stop: self._answer(effect, stop))
-
-    def halt(self) -> None:
-        """End the answer under way within two tokens, and begin no other."""
-        self._stop.set()
-
-    def _start(self, job: int, work: Callable[[threading.Event], None]) -> None:
-        self._stop.set()  # a job given up, if there is one, need not go on
-        self._stop = stop = threading.Event()
+    def _start(self, session: Session) -> None:
+        self._halt = halt = threading.Event()
+        work = self._open if session.phase == OPENING else self._answer
 
         def run() -> None:
             try:
-                work(stop)
+                work(session, halt)
             finally:
-                self._report(Ended(job))
+                self.do(Session.ended, session.job)
 
         self._thread = threading.Thread(target=run, name="llava_nb panel", daemon=True)
         self._thread.start()
 
-    def _open(self, effect: OpenPictures, pads: bool, stop: threading.Event) -> None:
-        pictures: list[PanelPicture] = []
-        problems: list[str] = []
-        for source in effect.sources[:MOST]:
-            if stop.is_set():
+    def _open(self, session: Session, halt: threading.Event) -> None:
+        """Open pictures; those that cannot be read are told, the others shown."""
+        pictures, problems = [], []
+        sources = session.job.sources
+        for source in sources[:MOST]:
+            if halt.is_set():
                 return
             try:
-                pictures.append(open_source(source, pads=pads))
+                pictures.append(source.open())
             except BaseException as error:
-                problems.append(self._explain(error))
-        if len(effect.sources) > MOST:
-            problems.append(TOO_MANY.format(most=MOST, all=len(effect.sources)))
-        self._report(Opened(effect.job, tuple(pictures), tuple(problems)))
+                problems.append(self.explain(error))
+        if len(sources) > MOST:
+            problems.append(TOO_MANY.format(most=MOST, all=len(sources)))
+        self.do(Session.opened, session.job, tuple(pictures), tuple(problems))
 
-    def _answer(self, effect: Begin, stop: threading.Event) -> None:
-        self.talks.keep({task.subject.key for task in effect.tasks})
-        for task in effect.tasks:
-            if stop.is_set():
+    def _answer(self, session: Session, halt: threading.Event) -> None:
+        pictures = {each.key: each.picture for each in session.conversations}
+        for question in session.job.questions:
+            if halt.is_set():
                 return
+            text, reported = "", 0.0
             try:
-                self._report(self._one(effect.job, task, stop))
-            except BaseException as error:
-                self._report(Failed(effect.job, self._explain(error)))
+                chat = self._chats.get(question.key)
+                if chat is None:
+                    image = pictures[question.key].image
+                    chat = self._chats[question.key] = self._llava.chat(image, forget_oldest=True)
+                try:
+                    for piece in _stream(chat, question, halt):
+                        text += piece
+                        if time.monotonic() - reported >= PACE:
+                            self.do(Session.piece, question, text)
+                            reported = time.monotonic()
+                except BaseException:
+                    self.do(Session.piece, question, text)  # what was said before it broke off
+                    raise
+                self.do(Session.answered, question, chat.turns[-1].answer)
+            except BaseException as error:  # an exit or an interrupt included
+                self.do(Session.failed, question, self.explain(error))
 
-    def _one(self, job: int, task: Task, stop: threading.Event) -> Answered:
-        text, told = "", 0.0
+    def guarded(self, action: Callable[..., Any]) -> Callable[..., None]:
+        """Return `action` as a callback: what it raises is told in the panel."""
+
+        def call(*arguments: Any) -> None:
+            try:
+                action(*arguments)
+            except BaseException as error:  # an interrupt too: the widget library drops it
+                self.do(Session.tell, self.explain(error), "error")
+
+        return call
+
+    def explain(self, error: BaseException) -> str:
+        """Return what to tell the person, and keep the traceback of what was not expected."""
+        if isinstance(error, LlavaNbError):
+            return str(error)
+        if isinstance(error, KeyboardInterrupt):
+            return INTERRUPTED
+        self.faults.append("".join(traceback.format_exception(error)))
+        return (
+            f"{type(error).__name__}: {plain(error, 300)}. Nothing is lost and the next question "
+            "can be asked; panel.faults[-1] has the details for a report."
+        )
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until nothing is under way; False after `timeout` seconds. An interrupt stops."""
         try:
-            for piece in self.talks.stream(task, stop):
-                text += piece
-                if time.monotonic() - told >= PACE:
-                    self._report(Piece(job, text))
-                    told = time.monotonic()
-        except BaseException:
-            self._report(Piece(job, text))  # what was said before it broke off
+            with self.lock:
+                return self.lock.wait_for(lambda: self.session.phase == IDLE, timeout)
+        except KeyboardInterrupt:
+            self.do(Session.stop)
             raise
-        return Answered(job, self.talks.last(task))
+
+
+def _stream(chat: Any, question: Entry, stop: threading.Event) -> Iterator[str]:
+    """Give the new pieces of an answer; at its end the last turn of the chat has all of it."""
+    settings = question.settings | {"stop": stop}
+    if question.how == "more":
+        return chat.go_on(**settings)
+    if question.how == "again":
+        return chat.stream_again(**settings)
+    return chat.stream(question.prompt, **settings)

@@ -1,6 +1,6 @@
 """The panel on a page: a notebook opened and run, and what a person does with hand and eye.
 
-Parts of the panel are found by their class (`llava-desk`), buttons by what stands on them.
+Parts of the panel are found by their class (`llava-pictures`), buttons by what stands on them.
 Everything here waits for what has to appear, and nothing waits for a time. Screenshots of the
 states go into `screenshots/`, which git ignores; nobody compares them, people look at them.
 Not covered: servers (`lab_and_voila.py`), what the tests hold the panel to.
@@ -35,18 +35,18 @@ TWO_FRAMES = (
 NO_MATHJAX = "reading 'Queue'"
 
 EMBEDDED = (
-    "import llava_nb\nfrom llava_nb.panel import caption_panel\nllava = llava_nb.load('tiny')",
-    "caption_panel(llava)",
+    "import llava_nb\nllava = llava_nb.load('tiny')",
+    "llava_nb.caption_panel(llava)",
 )
 FAKE = (
     """
 import time
 from pathlib import Path
-from panel_fakes import FakeLlava
-from llava_nb.panel import view as panel_view
-from llava_nb.panel import caption_panel
+from panel_fakes import FakeLlava, no_report
+from llava_nb import caption_panel
+from llava_nb.panel import panel
 
-panel_view.vram_report = lambda llava: type("Report", (), {"_repr_html_": lambda self: ""})()
+panel.vram_report = no_report
 
 class Held(FakeLlava):  # what it does is decided by the files "held" and "broken" beside it
     def before_word(self, number):
@@ -99,7 +99,7 @@ class PanelPage:
     @property
     def answer(self) -> Locator:
         """The last answer shown."""
-        return self.page.locator(".llava-talk .llava-answer").last
+        return self.page.locator(".llava-answers .llava-answer").last
 
     def shows(self, name: str, text: str) -> None:
         """Wait until a part of the panel shows a text, as characters."""
@@ -116,9 +116,9 @@ class PanelPage:
         chooser.value.set_files(paths)
 
     def upload(self, path: Path) -> None:
-        """Choose a file and wait until it lies on the desk and can be asked about."""
+        """Choose a file and wait until it is shown and can be asked about."""
         self.choose(path)
-        self.shows("desk", path.name)
+        self.shows("pictures", path.name)
         expect(self.part("ask")).to_be_enabled()
 
     def ask(self, question: str) -> None:

@@ -28,11 +28,11 @@ Chat.stream = stream
 # When the page showed the first words of each answer.
 WATCH = """() => {
     window.seen = [];
-    const talk = document.querySelector('.llava-talk');
-    const look = () => talk.querySelectorAll('.llava-answer').forEach((answer, at) => {
+    const answers = document.querySelector('.llava-answers');
+    const look = () => answers.querySelectorAll('.llava-answer').forEach((answer, at) => {
         if (answer.textContent && at === window.seen.length) window.seen.push(Date.now() / 1000);
     });
-    new MutationObserver(look).observe(talk, {childList: true, subtree: true});
+    new MutationObserver(look).observe(answers, {childList: true, subtree: true});
 }"""
 TOO_WIDE = """() => {
     const panel = document.querySelector('.llava-model').parentElement;
@@ -58,23 +58,23 @@ def page(opened):
 
 def test_run_all_shows_the_panel(page):
     page.shoot("0-new")
-    page.shows("desk", "No picture yet")
+    page.shows("pictures", "No picture yet")
 
 
 def test_an_example_is_answered_with_one_click(page):
     page.button("What is in this picture?").click()
-    page.shows("desk", "one_shape.png")
-    page.shows("talk", "tokens in")
+    page.shows("pictures", "one_shape.png")
+    page.shows("answers", "tokens in")
     expect(page.answer).to_contain_text("circle")
 
 
 def test_an_upload_is_asked_about_and_followed_up(page, tmp_path):
     page.upload(png(tmp_path / "square.png", "blue", (200, 200)))
     page.ask("Describe this picture.")
-    page.shows("talk", "tokens in")
+    page.shows("answers", "tokens in")
     page.ask("What colour is it?")
-    expect(page.part("talk").locator(".llava-answer")).to_have_count(2)
-    expect(page.part("talk").get_by_text("tokens in")).to_have_count(2)
+    expect(page.part("answers").locator(".llava-answer")).to_have_count(2)
+    expect(page.part("answers").get_by_text("tokens in")).to_have_count(2)
     page.shoot("1-follow-up")
 
 
@@ -82,18 +82,18 @@ def test_two_pictures_are_answered_side_by_side(page, tmp_path):
     page.choose(png(tmp_path / "red.png"), png(tmp_path / "green.png", "green"))
     expect(page.button("Ask about all 2")).to_be_enabled()
     page.ask("What is in this picture?")
-    expect(page.part("talk").get_by_text("tokens in")).to_have_count(2)
+    expect(page.part("answers").get_by_text("tokens in")).to_have_count(2)
     page.shoot("2-two-pictures")
 
 
 def test_six_megabytes_arrive(page, tmp_path):
     page.upload(noise(tmp_path / "six.png", 6))
-    page.shows("desk", "5.7 MiB")
+    page.shows("pictures", "5.7 MiB")
 
 
 def test_nothing_is_wider_than_a_narrow_page(page):
     page.button("How many things are there?").click()
-    page.shows("desk", "three_shapes.png")
+    page.shows("pictures", "three_shapes.png")
     page.is_free()
     page.page.get_by_text("Options", exact=True).click()
     page.shoot("3-options")
@@ -111,7 +111,7 @@ def test_how_soon_the_first_words_are_on_the_page(page, tmp_path, record_propert
     page.page.evaluate(WATCH)
     for at in range(5):
         page.ask(f"{'Look closely. ' * at}Describe this picture.")
-        expect(page.part("talk").get_by_text("tokens in")).to_have_count(at + 1)
+        expect(page.part("answers").get_by_text("tokens in")).to_have_count(at + 1)
         page.is_free()
     seen = page.page.evaluate("window.seen")
     given = [float(line) for line in firsts.read_text().split()]
@@ -130,4 +130,4 @@ def test_twelve_megabytes_are_lost_and_told_and_the_next_upload_works(page, tmp_
     page.shoot("4-lost-upload")
     page.upload(png(tmp_path / "small.png"))
     page.ask("Describe this picture.")
-    page.shows("talk", "tokens in")
+    page.shows("answers", "tokens in")

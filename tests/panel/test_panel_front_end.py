@@ -10,10 +10,10 @@ from PIL import Image
 FAKE = f"""
 import sys
 sys.path.insert(0, {str(FAKES)!r})
-from panel_fakes import FakeLlava
-from llava_nb.panel import view as panel_view
-panel_view.vram_report = lambda llava: type("Report", (), {{"_repr_html_": lambda self: "bar"}})()
-from llava_nb.panel import caption_panel
+from panel_fakes import FakeLlava, no_report
+from llava_nb import caption_panel
+from llava_nb.panel import panel as module
+module.vram_report = no_report
 """
 NEW = "llava = FakeLlava(); panel = caption_panel(llava); panel"
 
@@ -47,7 +47,7 @@ def page(kernel):
 
 def with_picture(page):
     page.upload(("cat.png", png()))
-    page.wait_for(lambda: "cat.png" in page.value("desk") and page.enabled("ask"))
+    page.wait_for(lambda: "cat.png" in page.value("pictures") and page.enabled("ask"))
 
 
 def ask(page, question="Why?"):
@@ -58,9 +58,9 @@ def ask(page, question="Why?"):
 def test_upload_ask_follow_up(page):
     with_picture(page)
     ask(page)
-    page.wait_for(lambda: "(40, 20) Why? no 0" in page.value("talk") and page.enabled("ask"))
+    page.wait_for(lambda: "(40, 20) Why? no 0" in page.value("answers") and page.enabled("ask"))
     page.enter("question", "Who?\n")
-    page.wait_for(lambda: "(40, 20) Who? no 1" in page.value("talk"))
+    page.wait_for(lambda: "(40, 20) Who? no 1" in page.value("answers"))
     assert page.value("question") == ""
 
 
@@ -74,7 +74,7 @@ def test_uploaded_bytes_do_not_stay_in_the_page(page):
 def test_the_same_file_twice(page):
     with_picture(page)
     page.upload(("dog.png", png()), ("emu.png", png(30)))
-    page.wait_for(lambda: "emu.png" in page.value("desk"))
+    page.wait_for(lambda: "emu.png" in page.value("pictures"))
     page.upload(("dog.png", png()), ("emu.png", png(30)))
     page.wait_for(lambda: page.run("panel.state.next_key")["text/plain"] == "6")
 
@@ -127,18 +127,20 @@ def test_a_model_that_raises_is_told(page):
     page.wait_for(lambda: "ValueError: &lt;b&gt;broken&lt;/b&gt;" in page.value("notice"))
     page.run("llava.fail_at = None")
     page.click("Ask")
-    page.wait_for(lambda: "(40, 20) Why? no 0" in page.value("talk"))
+    page.wait_for(lambda: "(40, 20) Why? no 0" in page.value("answers"))
 
 
 def test_an_example_is_one_click(page):
     page.click("How many things are there?")
-    page.wait_for(lambda: "three_shapes.png" in page.value("desk") and "no 0" in page.value("talk"))
+    page.wait_for(
+        lambda: "three_shapes.png" in page.value("pictures") and "no 0" in page.value("answers")
+    )
 
 
 def test_paths_open_with_enter(page, tmp_path):
     (tmp_path / "fox.png").write_bytes(png())
     page.enter("path", f"{tmp_path / 'fox.png'}\n")
-    page.wait_for(lambda: "fox.png" in page.value("desk"))
+    page.wait_for(lambda: "fox.png" in page.value("pictures"))
 
 
 def test_a_kernel_interrupt_leaves_the_panel_working(page):
@@ -148,7 +150,7 @@ def test_a_kernel_interrupt_leaves_the_panel_working(page):
     page.wait_for(lambda: page.enabled("stop"))
     page.manager.interrupt_kernel()
     page.run("llava.gate.set()")
-    page.wait_for(lambda: "(40, 20) Why? no 0" in page.value("talk"))
+    page.wait_for(lambda: "(40, 20) Why? no 0" in page.value("answers"))
     page.settle(0.3)
     page.errors.clear()  # the kernel's own report of the interrupt, if it was at work
 
@@ -162,14 +164,14 @@ def test_displayed_twice_is_one_panel(page):
 def test_the_last_words_arrive_after_a_flood(page):
     with_picture(page)
     page.run("panel.ask(' '.join(f'w{at}' for at in range(3000)), max_new_tokens=9999); None")
-    page.wait_for(lambda: "w2999 no 0" in page.value("talk") and page.enabled("ask"))
+    page.wait_for(lambda: "w2999 no 0" in page.value("answers") and page.enabled("ask"))
 
 
 def test_how_soon_the_first_words_are_on_the_page(record_property):
     """Reported, not judged: the time from the first piece of `stream` to its arrival here."""
     with FrontEnd() as page:
         page.run(
-            "import time, llava_nb\nfrom llava_nb.panel import caption_panel\n"
+            "import time, llava_nb\nfrom llava_nb import caption_panel\n"
             "from llava_nb.inference.chat import Chat\n"
             "llava = llava_nb.load('tiny'); firsts = []; real = Chat.stream\n"
             "def stream(self, *arguments, **named):\n"
@@ -179,20 +181,20 @@ def test_how_soon_the_first_words_are_on_the_page(record_property):
             "Chat.stream = stream\npanel = caption_panel(llava); panel"
         )
         page.click("Describe this picture.")
-        page.wait_for(lambda: page.value("talk") and page.enabled("ask"))
+        page.wait_for(lambda: page.value("answers") and page.enabled("ask"))
         for at in range(5):
             page.enter("question", f"{'Look closely. ' * at}Describe this picture.\n")
             answers = at + 2
             page.wait_for(
                 lambda answers=answers: (
-                    page.value("talk").count("tokens in") == answers and page.enabled("ask")
+                    page.value("answers").count("tokens in") == answers and page.enabled("ask")
                 )
             )
         firsts = eval(page.run("firsts")["text/plain"])
-        talk = page.find("talk")
+        answers = page.find("answers")
         waits = []
         for first in firsts:
-            updates = [when for when, comm, _ in page.history if comm == talk and when >= first]
+            updates = [when for when, comm, _ in page.history if comm == answers and when >= first]
             waits.append(min(updates) - first)
     median = statistics.median(waits)
     record_property("first_text_on_page_ms", round(1000 * median, 1))

@@ -13,7 +13,7 @@ class FakeChat:
     """Says what it was asked about, word by word; keeps its turns as `Chat` does."""
 
     def __init__(self, llava, image):
-        self.llava, self.image, self.turns, self.forgotten = llava, image, [], 0
+        self.llava, self.image, self.turns = llava, image, []
 
     def stream(self, question, **settings):
         words = f"{self.image.size} {question} no {len(self.turns)}".split(" ")
@@ -26,8 +26,10 @@ class FakeChat:
         words = f"{self.image.size} {turn.question} no {len(self.turns) - 1}".split(" ")
         yield from self._say(turn.question, words, turn.answer.tokens, in_place=True, **settings)
 
-    def undo(self):
-        return self.turns.pop()
+    def stream_again(self, **settings):
+        question = self.turns[-1].question
+        words = f"{self.image.size} {question} no {len(self.turns) - 1}".split(" ")
+        yield from self._say(question, words, 0, in_place=True, **settings)
 
     def _say(
         self, question, words, said, *, in_place=False, max_new_tokens=256, stop=None, **settings
@@ -66,6 +68,11 @@ class FakeLlava:
         if self.fail_at == number:
             raise self.fault
         self.gate.wait()
+
+
+def no_report(llava):
+    """In place of `vram_report`: a fake model has no memory to report."""
+    return SimpleNamespace(_repr_html_=lambda: "<b>memory</b>")
 
 
 def wait_until(holds, seconds=20.0):

@@ -6,38 +6,31 @@ import socket
 import threading
 import weakref
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import ipywidgets
 import pytest
-from panel_fakes import FakeLlava, wait_until
+from panel_fakes import FakeLlava, no_report, wait_until
 from PIL import Image
 
-from llava_nb import LlavaNbError
-from llava_nb.panel import EXAMPLES, caption_panel
+from llava_nb import LlavaNbError, PromptError, caption_panel
 from llava_nb.panel import html as panel_html
-from llava_nb.panel import view as panel_view
-from llava_nb.panel import wires as panel_wires
-from llava_nb.panel.pictures import Source
+from llava_nb.panel.panel import EXAMPLES
 
 SCRIPT = "<img src=x onerror=alert(1)>\"'&"
 PICTURE = Image.new("RGB", (40, 20), "red")
 DESCRIBE = "Describe this picture."
 
 
-class NoReport:
-    def _repr_html_(self):
-        return "<b>memory</b>"
-
-
 @pytest.fixture
 def llava(monkeypatch):
-    monkeypatch.setattr(panel_view, "vram_report", lambda llava: NoReport())
+    monkeypatch.setattr("llava_nb.panel.panel.vram_report", no_report)
     return FakeLlava()
 
 
 @pytest.fixture
 def panel(llava):
-    """A panel with a picture on its desk."""
+    """A panel with a picture."""
     made = caption_panel(llava)
     made.choose(PICTURE)
     return made
@@ -86,14 +79,14 @@ def test_a_follow_up_goes_on_with_the_conversation(panel, llava):
 def test_an_answer_appears_in_several_updates(panel, monkeypatch):
     monkeypatch.setattr("llava_nb.panel.worker.PACE", 0)
     seen = []
-    panel.controls.talk.observe(lambda change: seen.append(Page(change["new"]).text), "value")
+    panel.controls.answers.observe(lambda change: seen.append(Page(change["new"]).text), "value")
     panel.ask("Why?")
     assert len([text for text in seen if "tokens in" not in text]) > 2, seen
 
 
 def test_updates_do_not_flood_the_page(panel):
     seen = []
-    panel.controls.talk.observe(lambda change: seen.append(change["new"]), "value")
+    panel.controls.answers.observe(lambda change: seen.append(change["new"]), "value")
     panel.ask("word " * 500)
     assert len(seen) < 50, f"{len(seen)} updates for an answer that took no time"
 
@@ -136,14 +129,14 @@ def test_enter_while_busy_keeps_the_question(panel, llava):
     assert panel.controls.question.value == "And who?" and len(panel.history) == 1
 
 
-def test_what_is_being_typed_is_left_alone(panel, monkeypatch):
+def test_what_is_being_typed_is_left_alone(panel, llava, monkeypatch):
     monkeypatch.setattr("llava_nb.panel.worker.PACE", 0)
-    written = []
-    panel.controls.question.observe(lambda change: written.append(change["new"]), "value")
-    panel._runner.do(panel._wires.question(panel_wires.events.Ask, "Why?"))
+    llava.gate.clear()
+    begin(panel, "Why?")
     panel.controls.question.value = "half a sen"
+    llava.gate.set()
     panel.wait()
-    assert written[-1] == "half a sen"
+    assert panel.controls.question.value == "half a sen" and len(panel.history) == 1
 
 
 def test_a_preset_fills_the_box_and_can_be_chosen_again(panel):
@@ -179,7 +172,7 @@ def test_several_pictures_get_one_question_each(llava):
 def test_too_many_pictures_are_told(llava):
     panel = caption_panel(llava)
     panel.choose(*[PICTURE] * 9)
-    assert len(panel.state.subjects) == 8 and "8 of 9" in page(panel).text
+    assert len(panel.state.conversations) == 8 and "8 of 9" in page(panel).text
 
 
 def test_continue_goes_on_with_the_same_conversation(panel, llava):
@@ -204,9 +197,7 @@ def test_a_failed_regenerate_keeps_the_old_answer(panel, llava):
     llava.fail_at = 0
     panel.controls.again.click()
     panel.wait()
-    assert (
-        len(llava.chats[0].turns) == 1 and len(panel.state.told(panel.state.subjects[0].key)) == 1
-    )
+    assert len(llava.chats[0].turns) == len(panel.state.conversations[0].answered) == 1
 
 
 def test_the_options_are_shown_on_request(panel):
@@ -236,16 +227,21 @@ def test_a_share_of_words_matters_only_in_a_draw(panel, llava):
     assert llava.asked[-1][1] == {"temperature": 0, "top_p": None} and panel.controls.top_p.disabled
 
 
-def test_the_middle_square_reaches_the_model(panel):
-    panel.controls.crop.value = True
-    assert panel.ask("Why?")[0].text.startswith("(20, 20)")
-
-
-def test_a_model_that_does_not_pad_offers_no_frames(llava):
-    llava.processor.image_processor.do_pad = False
+@pytest.mark.parametrize(
+    ("about", "note"),
+    [
+        ({"do_pad": True, "do_center_crop": True}, "; padded"),
+        ({"do_center_crop": True}, "; only the middle square"),
+        ({}, "pixels"),
+    ],
+)
+def test_how_a_picture_becomes_a_square_is_noted(llava, about, note):
+    llava.processor.image_processor = SimpleNamespace(**about)
     panel = caption_panel(llava)
     panel.choose(PICTURE)
-    assert panel.controls.crop.layout.display == "none" and "middle square" in page(panel).text
+    assert Page(panel.controls.pictures.value).text.endswith(
+        f"picture 40 x 20 pixels{note}" if note != "pixels" else "40 x 20 pixels"
+    )
 
 
 # --- faults ----------------------------------------------------------------------------------
@@ -280,33 +276,27 @@ def test_an_expected_error_is_shown_as_it_is(panel, llava):
 def test_a_failed_picture_among_several_leaves_the_others(llava):
     panel = caption_panel(llava)
     panel.choose(PICTURE, b"no picture", "/no/such/file.png")
-    assert len(panel.state.subjects) == 1
+    assert len(panel.state.conversations) == 1
     assert "no such" not in page(panel).text and "file.png" in page(panel).text
 
 
-def test_an_unreadable_upload_leaves_the_picture_that_was_there(panel):
-    panel._wires.choose((Source(b"", "big.png", 9_000_000),))
-    panel.wait()
-    assert (
-        "nothing arrived" in page(panel).text and panel.state.subjects[0].picture.name == "picture"
-    )
+def test_an_unreadable_picture_leaves_the_one_that_was_there(panel):
+    panel.choose({"big.png": b""})
+    assert "big.png': nothing arrived" in page(panel).text
+    assert panel.state.conversations[0].picture.name == "picture"
 
 
-def test_a_callback_that_raises_is_told(panel, monkeypatch):
-    panel.ask("Why?")
-    monkeypatch.setattr(panel_wires.record, "save", lambda *_: 1 / 0)
+@pytest.mark.parametrize(
+    ("fault", "told"), [(ZeroDivisionError(), "ZeroDivisionError"), (KeyboardInterrupt(), "Interr")]
+)
+def test_a_callback_that_raises_is_told(panel, monkeypatch, fault, told):
+    def fail(*_):
+        raise fault
+
+    monkeypatch.setattr(panel_html, "save_record", fail)
     panel.controls.save.click()
-    assert "ZeroDivisionError" in page(panel).text and "1 / 0" in panel.faults[-1]
-
-
-def test_an_interrupt_in_a_callback_is_told(panel, monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    panel.ask("Why?")
-    monkeypatch.setattr(panel_wires.record, "save", interrupt)
-    panel.controls.save.click()
-    assert "Interrupted" in page(panel).text and panel.ask("Who?")[0].finish == "eos"
+    assert told in page(panel).text and panel.ask("Who?")[0].finish == "eos"
+    assert len(panel.faults) == (told == "ZeroDivisionError")
 
 
 def test_a_thread_that_cannot_start_does_not_leave_the_panel_busy(panel, monkeypatch):
@@ -322,7 +312,7 @@ def test_a_thread_that_cannot_start_does_not_leave_the_panel_busy(panel, monkeyp
 
 def test_a_fault_while_showing_is_told(panel, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(panel_html, "talk", lambda state: 1 / 0)
+        patch.setattr(panel_html, "answers", lambda session: 1 / 0)
         panel.ask("Why?")
         assert "ZeroDivisionError" in page(panel).text
     panel.ask("Who?")
@@ -338,7 +328,7 @@ def test_an_interrupt_while_waiting_stops_the_answer(panel, llava, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(panel._runner.lock, "wait_for", interrupt)
+        patch.setattr(panel._worker.lock, "wait_for", interrupt)
         with pytest.raises(KeyboardInterrupt):
             panel.wait()
     llava.gate.set()
@@ -369,7 +359,17 @@ def png_of(picture):
 
 
 def test_half_a_character_breaks_nothing(panel):
-    assert panel.ask("Why\ud83d?")[0].prompt == "Why??"
+    panel.controls.question.value = "Why\ud83d?"
+    panel.controls.ask.click()
+    panel.wait()
+    assert [entry.prompt for entry in (*panel.history, *panel.ask("Why\ud83d?"))] == [
+        "Why\ufffd?"
+    ] * 2
+
+
+def test_a_question_that_is_no_text_is_refused(panel):
+    with pytest.raises(PromptError, match="a number"):
+        panel.ask(5)
 
 
 def test_no_socket_listens(llava, monkeypatch):
@@ -386,7 +386,7 @@ def test_pictures_that_are_gone_take_no_memory(llava):
     seen = []
     for side in range(100, 110):
         panel.choose(Image.new("RGB", (side, side)))
-        seen.append(weakref.ref(panel.state.subjects[0].picture.image))
+        seen.append(weakref.ref(panel.state.conversations[0].picture.image))
         for _ in range(5):
             panel.ask("Why?")
     llava.chats.clear()
@@ -398,13 +398,19 @@ def test_pictures_that_are_gone_take_no_memory(llava):
 # --- record, looks, names --------------------------------------------------------------------
 
 
-def test_save_writes_the_record_and_gives_links(panel, tmp_path, monkeypatch):
+def test_save_writes_the_record_and_says_where(panel, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     panel.ask("Why?")
     panel.controls.save.click()
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".csv", ".html", ".jsonl"]
-    assert panel.controls.links.value.count("download=") == 3
     assert all(path.name in page(panel).text for path in tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_says_what_to_do(panel, tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", 5):
+        with pytest.raises(LlavaNbError, match=r"panel\.save\("):
+            panel.save(folder)
 
 
 def test_every_control_has_a_label(panel):
@@ -429,24 +435,14 @@ def test_nothing_is_wider_than_a_narrow_page(panel):
     assert {each for each in fixed if each.endswith("em")} == {"5em"}
 
 
-def test_displaying_twice_shows_the_same_panel(panel):
-    panel.ask("Why?")
-    before = page(panel).text
-    for _ in range(2):
-        if hasattr(panel, "on_displayed"):
-            panel._ipython_display_()
-        else:
-            panel._repr_mimebundle_()
-    assert page(panel).text == before
-
-
 def test_the_repr_is_short_and_stable(panel):
     assert repr(panel) == "<CaptionPanel of fake, 0 answer(s)>"
 
 
 def test_anything_but_a_model_is_refused():
-    with pytest.raises(LlavaNbError, match=r"caption_panel\(llava_nb\.load\(\)\)"):
-        caption_panel("llava-1.5-7b")
+    for given in ("llava-1.5-7b", FakeLlava):
+        with pytest.raises(LlavaNbError, match=r"caption_panel\(llava_nb\.load\(\)\)"):
+            caption_panel(given)
 
 
 def test_colabs_upload_is_offered_in_colab_only(llava, monkeypatch):

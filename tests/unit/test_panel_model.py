@@ -6,7 +6,7 @@ import pytest
 
 from llava_lessons.pictures import scene_of
 from llava_lessons.tiny.questions import describe_scene
-from llava_nb.panel import caption_panel
+from llava_nb import caption_panel
 from llava_nb.pictures import example_picture
 
 DESCRIBE, COUNT = "Describe this picture.", "How many things are there?"
@@ -18,10 +18,6 @@ def panel(tiny):
     made = caption_panel(tiny)
     made.choose(example_picture(THREE))
     return made
-
-
-def chats_of(panel):
-    return panel._runner._worker.talks._chats
 
 
 def test_a_bundled_picture_is_described_rightly(panel):
@@ -84,7 +80,7 @@ def test_what_is_shown_is_what_the_model_was_told(panel, seed):
         else:
             getattr(controls, action).click()
             panel.wait()
-    key = panel.state.subjects[0].key
-    shown = [(entry.prompt, entry.text) for entry in panel.state.told(key)]
-    chat = chats_of(panel).get(key)
+    (conversation,) = panel.state.conversations
+    shown = [(entry.prompt, entry.text) for entry in conversation.answered]
+    chat = panel._worker._chats.get(conversation.key)
     assert shown == [(turn.question, turn.answer.text) for turn in (chat.turns if chat else [])]

@@ -1,16 +1,16 @@
-"""Pictures of the panel: named, noted, framed; uploads of ipywidgets 7 and 8 read and emptied."""
+"""Pictures of the panel: named and noted; uploads of ipywidgets 7 and 8 read and emptied."""
 
 import io
 import threading
 
 import ipywidgets
+import numpy
 import pytest
 from PIL import Image
 
-from llava_nb import ImageError
-from llava_nb.panel.pictures import PanelPicture, Source, open_source, sources_of
-from llava_nb.panel.uploads import UploadButton
-from llava_nb.panel.wires import paths_in, pressed_enter
+from llava_nb import ImageError, open_image
+from llava_nb.panel.panel import paths_in, pressed_enter
+from llava_nb.panel.sources import Source, UploadButton, sources_of
 
 SEVEN = ipywidgets.__version__.startswith("7")
 
@@ -24,57 +24,53 @@ def in_bytes(picture, form="PNG", **options):
 PNG = in_bytes(Image.new("RGB", (40, 20), "red"))
 
 
+def notes(picture):
+    return picture.notes("padded")
+
+
 def opened(data, name="cat.png"):
-    return open_source(Source(data, name))
+    return Source(data, name).open()
 
 
 def test_a_thumbnail_is_a_small_jpeg():
-    picture = opened(in_bytes(Image.new("RGB", (2000, 1000), "red")))
-    with Image.open(io.BytesIO(picture.thumbnail)) as small:
-        assert (small.format, small.size) == ("JPEG", (320, 160))
+    uri = opened(in_bytes(Image.new("RGB", (2000, 1000), "red"))).thumbnail
+    small = open_image(uri)
+    assert uri.startswith("data:image/jpeg;base64,") and small.size == (320, 160)
 
 
 def test_the_notes_say_size_and_file(tmp_path):
     path = tmp_path / "red.bmp"
     path.write_bytes(in_bytes(Image.new("RGB", (32, 32), "red"), "BMP"))
-    assert open_source(Source(path, "red")).notes == "32 x 32 pixels, BMP 3.1 KiB"
+    assert notes(Source(path, "red").open()) == "32 x 32 pixels, BMP 3.1 KiB"
 
 
 def test_a_turned_picture_is_noted():
     exif = Image.Exif()
     exif[0x0112] = 6
     picture = opened(in_bytes(Image.new("RGB", (40, 20)), "JPEG", exif=exif))
-    assert picture.image.size == (20, 40) and "turned upright" in picture.notes
+    assert picture.image.size == (20, 40) and "turned upright, padded" in notes(picture)
 
 
-def test_transparency_laid_on_white_is_noted():
-    assert "laid on white" in opened(in_bytes(Image.new("RGBA", (4, 4)))).notes
+@pytest.mark.parametrize(
+    ("picture", "form", "options", "note"),
+    [
+        (Image.new("RGBA", (4, 4)), "PNG", {}, "laid on white"),
+        (Image.new("L", (4, 4)), "PNG", {}, "made RGB (was L)"),
+        (
+            Image.new("RGB", (4, 4), "red"),
+            "GIF",
+            {"save_all": True, "append_images": [Image.new("RGB", (4, 4), "blue")]},
+            "its first frame",
+        ),
+    ],
+)
+def test_what_opening_did_is_noted(picture, form, options, note):
+    assert note in notes(opened(in_bytes(picture, form, **options)))
 
 
-def test_a_grey_picture_is_noted():
-    assert "made RGB (was L)" in opened(in_bytes(Image.new("L", (4, 4)))).notes
-
-
-def test_the_first_frame_is_noted():
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
-    data = in_bytes(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert "its first frame" in opened(data).notes
-
-
-def test_padding_is_noted_where_there_is_any():
-    wide, square = Image.new("RGB", (40, 20)), Image.new("RGB", (20, 20))
-    assert PanelPicture("a", wide).notes.endswith("; padded")
-    assert "middle square" in PanelPicture("a", wide, pads=False).notes
-    assert ";" not in PanelPicture("a", square).notes
-
-
-def test_the_middle_square_is_what_the_model_sees():
-    picture = Image.new("RGB", (60, 20), "white")
-    picture.paste("red", (20, 0, 40, 20))
-    framed = PanelPicture("a", picture).framed(True)
-    assert framed.seen.size == (20, 20)
-    assert framed.seen.getcolors() == [(400, (255, 0, 0))]
-    assert framed.framed(False).seen.size == (60, 20)
+def test_a_picture_in_memory_is_noted_too():
+    assert notes(opened(Image.new("L", (4, 4)))) == "4 x 4 pixels; made RGB (was L)"
+    assert notes(opened(numpy.zeros((4, 8, 3), "uint8"))) == "8 x 4 pixels; padded"
 
 
 def test_an_empty_upload_says_what_to_do():
@@ -84,7 +80,7 @@ def test_an_empty_upload_says_what_to_do():
 
 def test_a_cut_upload_says_how_much_arrived():
     with pytest.raises(ImageError, match=r"only 10 of 5,000,000 bytes.*give its path"):
-        open_source(Source(b"x" * 10, "cat.png", 5_000_000))
+        Source(b"x" * 10, "cat.png", 5_000_000).open()
 
 
 def test_a_foreign_name_is_kept_on_one_line():
@@ -144,9 +140,9 @@ def receive(widget, *files):
 
 @pytest.fixture
 def upload():
-    button = UploadButton()
-    button.taken = []
-    button.arrived = button.taken.append
+    taken, heard = [], threading.Event()
+    button = UploadButton(taken.append, heard.set)
+    button.taken, button.heard = taken, heard
     return button
 
 
@@ -177,7 +173,7 @@ def test_no_uploaded_byte_stays_in_the_widget(upload):
 @pytest.mark.skipif(not SEVEN, reason="only ipywidgets 7 counts uploads")
 def test_a_counter_without_data_is_an_empty_upload(upload):
     receive(upload.widget)
-    assert upload.taken == [(Source(b"", "the upload"),)]
+    assert upload.taken == [(Source(b"", ""),)]
 
 
 def test_a_new_button_works_and_the_old_one_is_gone(upload):
@@ -188,8 +184,7 @@ def test_a_new_button_works_and_the_old_one_is_gone(upload):
 
 
 def test_a_page_that_connects_anew_gets_a_new_button(upload, monkeypatch):
-    heard, old = threading.Event(), upload.widget
-    monkeypatch.setattr("llava_nb.panel.uploads.SETTLE", 0.01)
-    upload.reconnected = heard.set
+    old = upload.widget
+    monkeypatch.setattr("llava_nb.panel.sources.SETTLE", 0.01)
     upload.widget.get_state()
-    assert heard.wait(20) and upload.widget is not old
+    assert upload.heard.wait(20) and upload.widget is not old
