@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -82,12 +82,12 @@ def pictures(conversations: Sequence[Conversation], square: str) -> str:
     """Return the chosen pictures: thumbnail, name, size, what was done."""
     if not conversations:
         return '<div style="opacity: 0.75">No picture yet: upload one, or click an example.</div>'
-    columns = []
-    for each in conversations:
-        name, notes = each.picture.name, each.picture.notes(square)
-        about = f"<b>{escape(name)}</b> <small>{escape(notes)}</small>"
-        columns.append(f"{picture(name, each.picture.thumbnail)}{about}")
-    return _side_by_side(columns)
+    shown = [each.picture for each in conversations]
+    return _side_by_side(
+        f"{picture(each.name, each.thumbnail)}<b>{escape(each.name)}</b> "
+        f"<small>{escape(each.notes(square))}</small>"
+        for each in shown
+    )
 
 
 def answers(session: Session) -> str:
@@ -95,11 +95,11 @@ def answers(session: Session) -> str:
     columns = []
     for each in session.conversations:
         entries, under_way = each.entries, ""
-        for place, question in enumerate(session.todo):
+        for question in session.todo:
             if question.key == each.key:
-                under_way = _under_way(session, question, comes_next=place > 0)
-                if place == 0 and question.how != "ask":  # an answer that is being made anew
-                    entries = each.answered[:-1]
+                under_way = _under_way(session, question)
+                if question is session.todo[0] and question.how != "ask":
+                    entries = each.answered[:-1]  # the last is being made anew or gone on with
         if entries or under_way:
             several = len(session.conversations) > 1
             name = f"<small>{escape(each.picture.name)}</small>" if several else ""
@@ -108,15 +108,16 @@ def answers(session: Session) -> str:
     return _side_by_side(columns, f'aria-live="polite" aria-busy="{busy}"') if columns else ""
 
 
-def _side_by_side(columns: Sequence[str], attributes: str = "") -> str:
+def _side_by_side(columns: Iterable[str], attributes: str = "") -> str:
     shown = "".join(f'<div style="{COLUMN}">{column}</div>' for column in columns)
     return f'<div {attributes} style="{COLUMNS}">{shown}</div>'
 
 
-def _under_way(session: Session, question: Entry, *, comes_next: bool) -> str:
-    text = "" if comes_next else question.text + session.live_text
-    wait = "looking at the picture ..." if session.phase == ANSWERING else "stopping ..."
-    wait = "comes next ..." if comes_next else wait
+def _under_way(session: Session, question: Entry) -> str:
+    text, wait = "", "comes next ..."
+    if question is session.todo[0]:
+        text = question.text + session.live_text
+        wait = "looking at the picture ..." if session.phase == ANSWERING else "stopping ..."
     return _asked(question.prompt, text) + ("" if text else f'<div style="{FIGURES}">{wait}</div>')
 
 
@@ -174,16 +175,12 @@ PAGE_HEAD = """<title>Pictures and answers</title>
 <style>
 :root { color-scheme: light dark; font-family: system-ui, sans-serif; }
 body { margin: 1em auto; max-width: 60em; padding: 0 1em; }
-article { display: flex; flex-wrap: wrap; gap: 1em; padding: 1em 0; border-top: 1px solid; }
-article > div { flex: 1 1 18em; min-width: 0; overflow-wrap: anywhere; }
-p { white-space: pre-wrap; margin: 0.4em 0; }
-small { opacity: 0.75; }
+article { padding: 1em 0; border-top: 1px solid; }
 </style>
 </head>
 <body>
 <h1>Pictures and answers</h1>
 """
-IN_RECORD = "max-width: 12em; max-height: 12em; align-self: flex-start"
 
 
 def to_page(entries: Sequence[Entry]) -> str:
@@ -195,12 +192,12 @@ def _article(entry: Entry) -> str:
     chosen = [f"{name} {value}" for name, value in entry.settings.items() if value is not None]
     summary = entry.answer.summary if entry.answer else entry.error
     about = "; ".join(filter(None, [summary, entry.model, ", ".join(chosen), entry.asked_at]))
-    return (
-        f"<article>\n{picture(entry.picture, entry.thumbnail, IN_RECORD)}\n"
-        f"<div><small>{entry.number}. {escape(entry.picture)}</small>"
-        f"<p><b>{escape(entry.prompt)}</b></p><p>{escape(entry.text)}</p>"
-        f"<small>{escape(about)}</small>\n</div>\n</article>\n"
+    texts = (
+        f"<small>{entry.number}. {escape(entry.picture)}</small>"
+        f'{_asked(entry.prompt, entry.text)}<span style="{FIGURES}">{escape(about)}</span>'
     )
+    columns = [picture(entry.picture, entry.thumbnail), texts]
+    return f"<article>{_side_by_side(columns)}</article>\n"
 
 
 # By the file's ending. utf-8-sig begins with the mark by which Excel knows UTF-8.

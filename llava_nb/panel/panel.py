@@ -1,9 +1,9 @@
 """`caption_panel(llava)`: a picture in, a question, the answer word by word, a Stop that stops.
 
 A box of ipywidgets in a notebook cell: no server, no public link, no listening socket. `Controls`
-has the widgets and how they lie, and knows nothing of what they do. `CaptionPanel` connects them:
-a click becomes a method of the session (`state.py`), the worker does what follows from it
-(`worker.py`), and the widgets show it. Nothing is printed: what a callback prints is lost.
+are the widgets and how they lie; `CaptionPanel` is what they do: a click is a method of the session
+(`state.py`), the worker does what follows (`worker.py`), and the widgets show it. Nothing is
+printed: what a callback prints is lost.
 """
 
 from __future__ import annotations
@@ -75,10 +75,9 @@ def caption_panel(llava: Any) -> CaptionPanel:
     return CaptionPanel(llava)
 
 
-# The widgets and how they lie. They are core widgets of ipywidgets 7.7 and 8. Every control has a
-# label that belongs to it, all can be reached with the Tab key, nothing is wider than 400 pixels
-# unless there is room, and no colours are set. Labels are constants, because ipywidgets 7 shows
-# them as HTML.
+# The widgets and how they lie: core widgets of ipywidgets 7.7 and 8. Every control has a label, all
+# can be reached with the Tab key, nothing is wider than 400 pixels unless there is room, and no
+# colours are set. Labels are constants, because ipywidgets 7 shows them as HTML.
 
 _SHORT_LABEL = {"description_width": "initial"}
 
@@ -124,8 +123,7 @@ class Controls:
         self.model, self.notice, self.memory = _html("model"), _html("notice"), _html("memory")
         self.pictures, self.answers = _html("pictures"), _html("answers")
 
-        placeholder = "one a line; Enter opens"
-        self.path = _text_area("Path or URL", placeholder=placeholder, rows=1)
+        self.path = _text_area("Path or URL", placeholder="one a line; Enter opens", rows=1)
         self.open = _button("Open", "Open these paths or addresses")
         self.renew = _button("Nothing arrived?", "A file was chosen and nothing happened")
         self.colab = _button("Upload in Colab", "Colab's own upload, which takes large files")
@@ -151,8 +149,9 @@ class Controls:
         self.length = _slider(widgets.IntSlider, "Longest answer", 256, 16, 1024, 16)
         self.temperature = _slider(widgets.FloatSlider, "Temperature", 0, 0, 1.5, 0.1)
         self.top_p = _slider(widgets.FloatSlider, "Top-p", 1, 0.05, 1, 0.05)
+        self.sliders = (self.length, self.temperature, self.top_p)
         about = _html("about-options", SMALL.format(ABOUT_OPTIONS))
-        self.options = widgets.VBox([self.length, self.temperature, self.top_p, about])
+        self.options = widgets.VBox([*self.sliders, about])
         # A button rather than an accordion, whose title the Tab key does not reach.
         self.show_options = widgets.ToggleButton(
             description="Options", tooltip="Length and variety", layout=Layout(width="auto")
@@ -165,7 +164,7 @@ class Controls:
             getattr(self, name).add_class(f"llava-{name}")
         self.all = (
             self.model,
-            _row(upload.box, self.path, self.open, self.colab, self.renew),
+            _row(upload, self.path, self.open, self.colab, self.renew),
             _row(*cards),
             self.pictures,
             _row(self.preset),
@@ -197,8 +196,8 @@ class CaptionPanel(widgets.VBox):
         self._in_the_box: str | None = None  # what the question box holds, as far as known
         session = Session(draft=DEFAULT_PROMPT, first_question=DEFAULT_PROMPT)
         self._worker = Worker(llava, session, self._show)
-        guarded, tell = self._worker.guarded, lambda: self._worker.do(Session.tell, RECONNECTED)
-        self._upload = UploadButton(guarded(self._choose), guarded(tell))
+        guarded = self._worker.guarded
+        self._upload = UploadButton(guarded(self._choose), guarded(lambda: self._tell(RECONNECTED)))
         self._examples = [(Source(example_picture(name), name), text) for name, text in EXAMPLES]
         cards = [
             (html.picture(source.name, source.open().thumbnail, html.EXAMPLE), text)
@@ -262,14 +261,9 @@ class CaptionPanel(widgets.VBox):
 
         Later calls replace what this panel wrote there. Raises LlavaNbError.
         """
-        if not isinstance(folder, (str, os.PathLike)):
-            raise LlavaNbError(
-                f"The folder for the record is a {type(folder).__name__}; it is a path: "
-                'panel.save("my-captions").'
-            )
         try:
             return html.save_record(self.history, Path(folder).expanduser(), self._record_name)
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
             why = plain(getattr(error, "strerror", None) or error)
             raise LlavaNbError(
                 f"The record cannot be written to '{plain(folder)}' ({why}). Choose "
@@ -305,17 +299,14 @@ class CaptionPanel(widgets.VBox):
         prompt = self.state.draft if prompt is None else prompt
         if not isinstance(prompt, str) or prompt.strip():
             prompt = check_question(prompt)
-        controls = self.controls
+        length, temperature, top_p = (each.value for each in self.controls.sliders)
         chosen = {
-            "max_new_tokens": controls.length.value,
-            "temperature": round(controls.temperature.value, 2),
-            "top_p": round(controls.top_p.value, 2),
+            "max_new_tokens": length,
+            "temperature": round(temperature, 2),
+            "top_p": round(top_p, 2) if temperature and top_p < 1 else None,
         }
-        chosen |= settings
-        if not chosen["temperature"] or chosen["top_p"] == 1:
-            chosen["top_p"] = None  # it only matters in a draw
         at = datetime.now().astimezone().isoformat(timespec="seconds")
-        return Entry(prompt=prompt, settings=chosen, asked_at=at, model=self.llava.name)
+        return Entry(prompt=prompt, settings=chosen | settings, asked_at=at, model=self.llava.name)
 
     def _choose(self, sources: tuple[Source, ...], question: str | None = None) -> None:
         """Have pictures opened, and ask the question about them."""
@@ -323,12 +314,14 @@ class CaptionPanel(widgets.VBox):
         then_ask = None if question is None else self._question(question)
         self._worker.do(Session.choose, sources, names or "the picture", then_ask)
 
+    def _tell(self, text: str, kind: str = "info") -> None:
+        self._worker.do(Session.tell, text, kind)
+
     def _open_paths(self, text: str) -> None:
-        paths = paths_in(text)
-        if paths:
+        if paths := paths_in(text):
             self._choose(sources_of(paths))
         else:
-            self._worker.do(Session.tell, "Write a path or an address first, or several.")
+            self._tell("Write a path or an address first, or several.")
 
     def _path_typed(self, change: Mapping[str, Any]) -> None:
         if pressed_enter(change["old"], change["new"]):
@@ -352,25 +345,23 @@ class CaptionPanel(widgets.VBox):
 
     def _renew(self) -> None:
         self._upload.renew()
-        self._worker.do(Session.tell, RENEWED)
+        self._tell(RENEWED)
 
     def _upload_in_colab(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             raise LlavaNbError(f"Colab's upload works in the main thread only. {IN_A_CELL}")
         from google.colab import files
 
-        notice = f"Choose files below. No button there? {IN_A_CELL}"
-        self._worker.do(Session.tell, notice, "busy")
-        uploaded = files.upload()  # waits for the person, in pieces that Colab can carry
-        if uploaded:
+        self._tell(f"Choose files below. No button there? {IN_A_CELL}", "busy")
+        # It waits for the person, in pieces that Colab can carry.
+        if uploaded := files.upload():
             self._choose(sources_of((uploaded,)))
         else:
-            self._worker.do(Session.tell, f"Nothing was uploaded. {TOO_LARGE}")
+            self._tell(f"Nothing was uploaded. {TOO_LARGE}")
 
     def _save(self) -> None:
         names = ", ".join(map(str, self.save()))
-        saved = f"{len(self.history)} answers saved beside the notebook: {names}"
-        self._worker.do(Session.tell, saved)
+        self._tell(f"{len(self.history)} answers saved beside the notebook: {names}")
 
     # From the session to the widgets.
 
@@ -383,8 +374,7 @@ class CaptionPanel(widgets.VBox):
         try:
             self._update(session)
         except BaseException as error:
-            notice = Notice("error", self._worker.explain(error))
-            self.controls.notice.value = html.notice(notice)
+            self.controls.notice.value = html.notice(Notice("error", self._worker.explain(error)))
 
     def _update(self, session: Session) -> None:
         controls, before = self.controls, self._shown
@@ -404,8 +394,7 @@ class CaptionPanel(widgets.VBox):
 
     def _enable(self, session: Session) -> None:
         controls, can = self.controls, session.can
-        choosing = (self._upload.widget, controls.open, controls.colab, *controls.examples)
-        for widget in choosing:
+        for widget in (self._upload.widget, controls.open, controls.colab, *controls.examples):
             widget.disabled = "choose" not in can
         for name in ("ask", "stop", "more", "again", "clear", "save"):
             getattr(controls, name).disabled = name not in can

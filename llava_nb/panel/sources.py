@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextvars
 import io
 import os
+import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import ipywidgets as widgets
 from PIL import Image
@@ -82,11 +82,7 @@ def sources_of(given: tuple[Any, ...]) -> tuple[Source, ...]:
     """Name what a person gave: paths, addresses, bytes, pictures, or a dict of named bytes."""
     sources = []
     for each in given:
-        if (
-            isinstance(each, Mapping)
-            and each
-            and all(isinstance(data, BUFFERS) for data in each.values())
-        ):
+        if isinstance(each, Mapping) and all(isinstance(it, BUFFERS) for it in each.values()):
             sources += [Source(bytes(data), str(name)) for name, data in each.items()]
         else:
             sources.append(Source(each, _name_of(each)))
@@ -94,17 +90,14 @@ def sources_of(given: tuple[Any, ...]) -> tuple[Source, ...]:
 
 
 def _name_of(given: Any) -> str:
-    if is_address(given):
-        try:
-            parts = urlsplit(given.strip())
-            return unquote(parts.path.rstrip("/").rpartition("/")[2]) or parts.netloc
-        except ValueError:
-            return "address"
-    if isinstance(given, str) and given.lstrip()[:5].lower() == "data:":
+    if not isinstance(given, str | os.PathLike):
+        return "picture"
+    text = os.fsdecode(given).strip()
+    if text[:5].lower() == "data:":
         return "data URI"
-    if isinstance(given, str | os.PathLike):
-        return Path(os.fsdecode(given)).name or os.fsdecode(given)
-    return "picture"
+    if is_address(text):
+        text = unquote(re.split(r"[?#]", text)[0])
+    return os.path.basename(text.rstrip("/")) or text
 
 
 def _read_header(file: Any) -> tuple[str, tuple[str, ...]]:
@@ -137,14 +130,13 @@ class WatchedUpload(widgets.FileUpload):
         return super().get_state(key, drop_defaults)
 
 
-class UploadButton:
-    """An upload button in `box`, read, emptied, and replaced when it has died.
+class UploadButton(widgets.HBox):
+    """A box with an upload button, which is read, emptied, and replaced when it has died.
 
     An upload larger than the connection carries never arrives, tells nobody, and leaves a button
     that does nothing more; but the page then connects anew and asks every widget for its state.
-
-    `arrived` is called with a tuple of Sources, `reconnected` without anything once a page
-    has connected anew and the button was replaced. Both are called in any thread.
+    `arrived` is called with a tuple of Sources, `reconnected` once the button was replaced for
+    that reason: both in any thread.
     """
 
     def __init__(
@@ -159,24 +151,24 @@ class UploadButton:
         # one by which a lost page is noticed is gone when the new button is there: so that one is
         # made in the context of the cell.
         self._context = contextvars.copy_context()
-        self.box = widgets.HBox([], layout=widgets.Layout(width="auto"))
+        super().__init__(layout=widgets.Layout(width="auto"))
         self.renew()
 
     @property
     def widget(self) -> widgets.FileUpload:
         """The button of this moment."""
-        return self.box.children[0]
+        return self.children[0]
 
     def renew(self) -> None:
         """Put a new button in place of the old one."""
-        old = self.box.children
+        old = self.children
         new = WatchedUpload(accept="image/*", multiple=True, description="Upload pictures")
         new.layout.width = "auto"
         # On 7 the value does not change when the same file comes twice; the counter does.
         new.observe(self._take, "_counter" if new.has_trait("_counter") else "value")
         new.add_class("llava-upload")
         new.when_asked = self._when_asked
-        self.box.children = (new,)
+        self.children = (new,)
         for each in old:
             each.when_asked = None
             each.unobserve_all()

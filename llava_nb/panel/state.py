@@ -18,11 +18,10 @@ IDLE, OPENING, ANSWERING, STOPPING = "idle", "opening", "answering", "stopping"
 class Entry:
     """One question about one picture and what came of it: a row of the record.
 
-    `number` counts from 1 in the record; 0 is not there yet. `key` is the conversation's. `how`
-    is "ask", "again" (in place of the last answer) or "more" (the last answer gone on with).
-    `finish` is that of `Answer`, or "failed" with the `error` to show; `answer` has the figures,
-    None where there are none. `settings` are max_new_tokens, temperature and top_p; `thumbnail` is
-    a small JPEG as a data URI.
+    `number` counts from 1 in the record; 0 is not there yet. `finish` is that of `Answer`, or
+    "failed" with the `error` to show; `answer` has the figures, if there are any. `key` is the
+    conversation's. `how` is "ask", "again" (in place of the last answer) or "more" (the last
+    answer gone on with). `thumbnail` is a data URI.
     """
 
     picture: str = ""
@@ -84,11 +83,10 @@ class Job:
 class Session:
     """Everything that the panel shows. Each method returns the session that follows.
 
-    A new `job` is to be begun at once; while the phase is "stopping", the answer under way is to
-    end. `todo` are the job's questions without an answer, the first with `live_text` so far.
-    `draft` is the text in the question box, `first_question` what last began a conversation.
-    `then_ask` is a question that waits for its picture; `waiting` is what `choose` was given while
-    an answer was under way.
+    A new `job` is to be begun at once; while "stopping", the answer under way is to end. `todo` are
+    the questions without an answer, the first with `live_text` so far. `draft` is the text in the
+    question box, `first_question` what last began a conversation. `then_ask` waits for pictures
+    that are being opened; `waiting` is what `choose` was given while an answer was under way.
     """
 
     draft: str = ""
@@ -108,17 +106,20 @@ class Session:
     def can(self) -> frozenset[str]:
         """What there is to press now; the rest is disabled."""
         idle = self.phase == IDLE
-        asked = any(each.entries for each in self.conversations)
         possible = {
             "choose": idle or self.phase == OPENING,
             "stop": self.phase in (OPENING, ANSWERING),
-            "ask": idle and bool(self.conversations),
-            "more": idle and any(_is_cut_short(each) for each in self.conversations),
-            "again": idle and asked,
-            "clear": idle and asked,
-            "save": bool(self.history),
+            "ask": idle and self.conversations,
+            "more": idle and any(map(_is_cut_short, self.conversations)),
+            "again": idle and self._was_asked,
+            "clear": idle and self._was_asked,
+            "save": self.history,
         }
         return frozenset(name for name, possible_now in possible.items() if possible_now)
+
+    @property
+    def _was_asked(self) -> bool:
+        return any(each.entries for each in self.conversations)
 
     # What a person does.
 
@@ -156,7 +157,7 @@ class Session:
             return session.tell("Choose a picture first: upload one, or click an example.")
         if not prompt:
             return session.tell("Write a question first, or choose one from the list.")
-        if not any(each.entries for each in self.conversations):
+        if not self._was_asked:
             session = replace(session, first_question=prompt)
         questions = [_about(each, question, prompt=prompt) for each in self.conversations]
         return replace(session, draft="")._begin_answers(questions)
@@ -180,7 +181,8 @@ class Session:
         """Go on with each last answer that was cut short."""
         if self.phase != IDLE:
             return self._busy()
-        questions = [_further(each, question) for each in self.conversations if _is_cut_short(each)]
+        cut_short = filter(_is_cut_short, self.conversations)
+        questions = [_further(each, question) for each in cut_short]
         if not questions:
             return self.tell("No answer was cut short.")
         return self._begin_answers(questions)
@@ -245,9 +247,8 @@ class Session:
             return self.opened(job, (), ("The picture could not be opened: choose it again.",))
         session = self
         if self.todo and (self.phase == ANSWERING or self.live_text):
-            session = self.failed(
-                self.todo[0], "The answer broke off. Press Regenerate, or ask again."
-            )
+            message = "The answer broke off. Press Regenerate, or ask again."
+            session = self.failed(self.todo[0], message)
         left = ", ".join(entry.picture for entry in session.todo)
         not_asked, notice = f" Not asked: {left}." if left else "", session.notice
         if self.phase == STOPPING and (notice is None or notice.kind != "error"):
@@ -263,15 +264,10 @@ class Session:
         return self.tell("Still at work: wait for the end, or press Stop first.", "busy")
 
     def _begin_conversations(self, pictures: tuple[Any, ...]) -> Session:
-        return replace(
-            self,
-            conversations=tuple(
-                Conversation(key, picture) for key, picture in enumerate(pictures, self.next_key)
-            ),
-            next_key=self.next_key + len(pictures),
-            draft=self.draft or self.first_question,
-            notice=None,
-        )
+        keys = range(self.next_key, self.next_key + len(pictures))
+        conversations = tuple(map(Conversation, keys, pictures))
+        session = replace(self, conversations=conversations, next_key=keys.stop, notice=None)
+        return replace(session, draft=self.draft or self.first_question)
 
     def _begin_answers(self, questions: list[Entry]) -> Session:
         todo = tuple(questions)
@@ -286,19 +282,15 @@ class Session:
         """Enter what came of the first of `todo`, in the record and in its conversation."""
         place = (entry.number or len(self.history) + 1) - 1
         entry = replace(entry, number=place + 1)
+        history = (*self.history[:place], entry, *self.history[place + 1 :])
         conversations = list(self.conversations)
         for at, each in enumerate(conversations):
             if each.key == entry.key:
                 replaces = entry.how != "ask" and not entry.failed
                 kept = each.answered[:-1] if replaces else each.answered
                 conversations[at] = replace(each, entries=(*kept, entry))
-        return replace(
-            self,
-            history=(*self.history[:place], entry, *self.history[place + 1 :]),
-            conversations=tuple(conversations),
-            todo=self.todo[1:],
-            live_text="",
-        )
+        session = replace(self, history=history, conversations=tuple(conversations))
+        return replace(session, todo=self.todo[1:], live_text="")
 
 
 def _is_cut_short(conversation: Conversation) -> bool:

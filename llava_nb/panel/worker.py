@@ -88,8 +88,7 @@ class Worker:
 
     def _open(self, session: Session, halt: threading.Event) -> None:
         """Open pictures; those that cannot be read are told, the others shown."""
-        pictures, problems = [], []
-        sources = session.job.sources
+        pictures, problems, sources = [], [], session.job.sources
         for source in sources[:MOST]:
             if halt.is_set():
                 return
@@ -112,17 +111,14 @@ class Worker:
                 if chat is None:
                     image = pictures[question.key].image
                     chat = self._chats[question.key] = self._llava.chat(image, forget_oldest=True)
-                try:
-                    for piece in _stream(chat, question, halt):
-                        text += piece
-                        if time.monotonic() - reported >= PACE:
-                            self.do(Session.piece, question, text)
-                            reported = time.monotonic()
-                except BaseException:
-                    self.do(Session.piece, question, text)  # what was said before it broke off
-                    raise
+                for piece in _stream(chat, question, halt):
+                    text += piece
+                    if time.monotonic() - reported >= PACE:
+                        self.do(Session.piece, question, text)
+                        reported = time.monotonic()
                 self.do(Session.answered, question, chat.turns[-1].answer)
             except BaseException as error:  # an exit or an interrupt included
+                self.do(Session.piece, question, text)  # what was said before it broke off
                 self.do(Session.failed, question, self.explain(error))
 
     def guarded(self, action: Callable[..., Any]) -> Callable[..., None]:
@@ -161,6 +157,8 @@ class Worker:
 def _stream(chat: Any, question: Entry, stop: threading.Event) -> Iterator[str]:
     """Give the new pieces of an answer; at its end the last turn of the chat has all of it."""
     settings = question.settings | {"stop": stop}
+    if not settings["temperature"]:
+        settings["top_p"] = None  # it only matters in a draw
     if question.how == "more":
         return chat.go_on(**settings)
     if question.how == "again":

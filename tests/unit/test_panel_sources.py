@@ -93,7 +93,7 @@ def test_a_foreign_name_is_kept_on_one_line():
         ("/some/where/cat.png", "cat.png"),
         ("https://example.org/a%20cat.png?size=2", "a cat.png"),
         ("https://example.org/", "example.org"),
-        ("https://[bad", "address"),
+        ("https://[bad", "[bad"),
         ("data:image/png;base64,AAAA", "data URI"),
         (b"bytes", "picture"),
     ],
