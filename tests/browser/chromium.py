@@ -1,7 +1,7 @@
 """The browser of the browser tests: which one, how it is started, what it may reach.
 
 Debian's `chromium` with no driver of its own; it resolves no name, so it reaches this machine
-alone. Not covered: the servers (`lab_and_voila.py`), the panel on the page (`panel_page.py`).
+alone.
 """
 
 from __future__ import annotations

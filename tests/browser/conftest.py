@@ -1,6 +1,6 @@
 """What the browser tests share: a browser for each module, and the reason where there is none.
 
-Not covered: what they test. The browser ends with its module, because as long as it is there
+The browser ends with its module, because as long as it is there
 playwright's event loop runs in this thread, where other tests run loops of their own.
 """
 

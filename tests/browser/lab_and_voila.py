@@ -4,7 +4,6 @@ The servers live in `.venv-browser` (`set_up.sh`); the kernel is that of the Pyt
 tests, so one server serves ipywidgets 8 and, with Colab's versions, 7.7.1: only the front end
 beside it differs. A server has its settings, data and notebooks in one temporary folder and is
 started in a process group of its own, which is ended whatever happens.
-Not covered: the browser (`chromium.py`), the panel on the page (`panel_page.py`).
 """
 
 from __future__ import annotations

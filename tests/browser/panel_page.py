@@ -3,7 +3,6 @@
 Parts of the panel are found by their class (`llava-pictures`), buttons by what stands on them.
 Everything here waits for what has to appear, and nothing waits for a time. Screenshots of the
 states go into `screenshots/`, which git ignores; nobody compares them, people look at them.
-Not covered: servers (`lab_and_voila.py`), what the tests hold the panel to.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The panel with a model that is slow, evil or broken on demand, in JupyterLab and in Voila.
 
-Each test brings its own picture, and so a conversation of its own. Not covered: what the
-embedded model can show (`test_browser_embedded.py`).
+Each test brings its own picture, and so a conversation of its own.
 """
 
 import json
@@ -61,14 +60,6 @@ def test_stop_ends_the_answer_which_can_be_continued(page, tmp_path):
     expect(page.answer).to_have_text("(40, 20) Why? no 0")
 
 
-def test_a_follow_up_stays_about_the_same_picture(page, tmp_path):
-    page.upload(png(tmp_path / "emu.png"))
-    page.ask("Why?")
-    expect(page.answer).to_have_text("(40, 20) Why? no 0")
-    page.ask("Who?")
-    expect(page.answer).to_have_text("(40, 20) Who? no 1")
-
-
 def test_a_bad_picture_is_told_and_the_one_before_stays(page, tmp_path):
     page.upload(png(tmp_path / "fox.png"))
     bad = tmp_path / "bad.png"
@@ -78,19 +69,6 @@ def test_a_bad_picture_is_told_and_the_one_before_stays(page, tmp_path):
     page.shoot("7-bad-picture")
     page.ask("Why?")
     expect(page.answer).to_have_text("(40, 20) Why? no 0")
-
-
-def test_a_script_in_an_answer_is_shown_and_not_run(page, tmp_path):
-    page.upload(png(tmp_path / "gnu.png"))
-    page.ask(EVIL)
-    expect(page.answer).to_have_text(f"(40, 20) {EVIL} no 0")
-    expect(page.part("answers").locator("img")).to_have_count(0)
-    page.shoot("8-script-in-answer")
-
-
-def test_a_script_in_a_file_name_is_shown_and_not_run(page, tmp_path):
-    page.upload(png(tmp_path / f"{EVIL}.png"))
-    expect(page.part("pictures").locator("img")).to_have_count(1)
 
 
 def test_a_model_that_raises_is_told_and_the_next_question_works(page, tmp_path):
@@ -124,17 +102,20 @@ def test_the_keyboard_is_enough_to_ask(page, tmp_path):
     expect(page.answer).to_have_text("(40, 20) Why so? no 0")
 
 
-def test_the_record_is_saved_beside_the_notebook_and_runs_nothing(page, tmp_path):
-    page.upload(png(tmp_path / "kea.png"))
+def test_scripts_from_outside_are_shown_and_saved_as_text(page, tmp_path):
+    page.upload(png(tmp_path / f"{EVIL}.png"))
+    expect(page.part("pictures").locator("img")).to_have_count(1)
     page.ask(EVIL)
     expect(page.answer).to_have_text(f"(40, 20) {EVIL} no 0")
+    expect(page.part("answers").locator("img")).to_have_count(0)
+    page.shoot("8-script-in-answer")
     page.is_free()
     page.part("save").click()
     page.shows("notice", "saved beside the notebook")
     page.shoot("10-saved")
     (file,) = page.folder.glob("captions-*.jsonl")
     last = json.loads(file.read_text(encoding="utf-8").splitlines()[-1])
-    assert (last["picture"], last["prompt"]) == ("kea.png", EVIL), last
+    assert (last["picture"], last["prompt"]) == (f"{EVIL}.png", EVIL), last
     record = page.page.context.browser.new_page()
     record.goto(file.with_suffix(".html").as_uri())
     expect(record.get_by_text(EVIL).last).to_be_visible()

@@ -1,9 +1,9 @@
 """A front end without a browser: it starts a kernel and plays ipywidgets' protocol with it.
 
 It mirrors the state of every widget from the messages of the kernel, and sends what a page
-sends: clicks, values, uploads with their buffers. It notes when each update came. Widgets are
-found by their class (`add_class`) or a button's label. The protocol is the same in ipywidgets
-7 and 8, but for what an upload button holds. Not covered: how anything looks.
+sends: clicks, values, uploads with their buffers. Widgets are found by their class (`add_class`)
+or a button's label. The protocol is the same in ipywidgets 7 and 8, but for what an upload button
+holds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ class FrontEnd:
         self.widgets: dict[str, dict[str, Any]] = {}
         self.errors: list[dict[str, Any]] = []
         self.streams = ""
-        self.history: list[tuple[float, str, dict[str, Any]]] = []
         self.manager = KernelManager()
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         self.manager._kernel_spec = KernelSpec(argv=argv, language="python", display_name="tests")
@@ -69,9 +68,7 @@ class FrontEnd:
         if kind == "comm_open" and content["target_name"] == "jupyter.widget":
             self.widgets[content["comm_id"]] = dict(content["data"]["state"])
         elif kind == "comm_msg" and content["data"].get("method") == "update":
-            state = content["data"]["state"]
-            self.widgets[content["comm_id"]].update(state)
-            self.history.append((time.time(), content["comm_id"], state))
+            self.widgets[content["comm_id"]].update(content["data"]["state"])
         elif kind == "comm_close":
             self.widgets.pop(content["comm_id"], None)
         elif kind == "error":

@@ -19,7 +19,6 @@ from llava_nb.panel.panel import EXAMPLES
 
 SCRIPT = "<img src=x onerror=alert(1)>\"'&"
 PICTURE = Image.new("RGB", (40, 20), "red")
-DESCRIBE = "Describe this picture."
 
 
 @pytest.fixture
@@ -59,7 +58,13 @@ def page(panel):
     return Page("".join(texts))
 
 
-def begin(panel, question=DESCRIBE):
+def press(panel, name):
+    """Press a button, and wait for what comes of it."""
+    getattr(panel.controls, name).click()
+    assert panel.wait(20)
+
+
+def begin(panel, question="Why?"):
     """Ask by the controls, without waiting."""
     panel.controls.question.value = question
     panel.controls.ask.click()
@@ -69,11 +74,6 @@ def test_an_answer_is_shown_under_its_question(panel):
     panel.ask("Why?")
     shown = page(panel).text
     assert shown.index("Why?") < shown.index("(40, 20) Why? no 0") < shown.index("5 tokens in")
-
-
-def test_a_follow_up_goes_on_with_the_conversation(panel, llava):
-    panel.ask("Why?")
-    assert panel.ask("Who?")[0].text.endswith("no 1") and len(llava.chats) == 1
 
 
 def test_an_answer_appears_in_several_updates(panel, monkeypatch):
@@ -132,7 +132,7 @@ def test_enter_while_busy_keeps_the_question(panel, llava):
 def test_what_is_being_typed_is_left_alone(panel, llava, monkeypatch):
     monkeypatch.setattr("llava_nb.panel.worker.PACE", 0)
     llava.gate.clear()
-    begin(panel, "Why?")
+    begin(panel)
     panel.controls.question.value = "half a sen"
     llava.gate.set()
     panel.wait()
@@ -159,13 +159,10 @@ def test_several_pictures_get_one_question_each(llava):
     panel = caption_panel(llava)
     panel.choose(PICTURE, Image.new("RGB", (30, 30)))
     assert panel.controls.ask.description == "Ask about all 2"
-    assert [entry.text for entry in panel.ask("Why?")] == [
-        "(40, 20) Why? no 0",
-        "(30, 30) Why? no 0",
-    ]
+    texts = [entry.text for entry in panel.ask("Why?")]
+    assert texts == ["(40, 20) Why? no 0", "(30, 30) Why? no 0"]
     panel.ask("Who?")
-    panel.controls.again.click()
-    panel.wait()
+    press(panel, "again")
     assert [len(chat.turns) for chat in llava.chats] == [2, 2]
 
 
@@ -178,26 +175,48 @@ def test_too_many_pictures_are_told(llava):
 def test_continue_goes_on_with_the_same_conversation(panel, llava):
     panel.ask("Why?", max_new_tokens=2)
     assert "stopped at the limit" in page(panel).text and not panel.controls.more.disabled
-    panel.controls.more.click()
-    panel.wait()
+    press(panel, "more")
     assert [entry.text for entry in panel.history] == ["(40, 20) Why? no 0"]
     assert len(llava.chats[0].turns) == 1 and panel.controls.more.disabled
 
 
-def test_regenerate_asks_without_the_old_answer(panel, llava):
+@pytest.mark.parametrize("fail_at", [None, 0])
+def test_regenerate_puts_the_new_answer_or_if_it_fails_the_old_one(panel, llava, fail_at):
     panel.ask("Why?")
-    panel.controls.again.click()
-    panel.wait()
-    assert [entry.text for entry in panel.history] == ["(40, 20) Why? no 0"] * 2
-    assert len(llava.chats[0].turns) == 1
-
-
-def test_a_failed_regenerate_keeps_the_old_answer(panel, llava):
-    panel.ask("Why?")
-    llava.fail_at = 0
-    panel.controls.again.click()
-    panel.wait()
+    llava.fail_at = fail_at
+    press(panel, "again")
+    texts = ["(40, 20) Why? no 0", "" if fail_at == 0 else "(40, 20) Why? no 0"]
+    assert [entry.text for entry in panel.history] == texts
     assert len(llava.chats[0].turns) == len(panel.state.conversations[0].answered) == 1
+
+
+@pytest.mark.parametrize(
+    ("temperature", "reaches"),
+    [(0.7, {"temperature": 0.7, "top_p": 0.9}), (0, {"temperature": 0, "top_p": None})],
+)
+def test_the_options_reach_the_model_and_a_share_of_words_only_in_a_draw(
+    panel, llava, temperature, reaches
+):
+    panel.controls.temperature.value, panel.controls.top_p.value = temperature, 0.9
+    press(panel, "ask")
+    assert llava.asked[-1][1] == reaches and panel.controls.top_p.disabled == (not temperature)
+    assert panel.history[0].settings == {"max_new_tokens": 256, **reaches}
+
+
+@pytest.mark.parametrize(
+    ("about", "note"),
+    [
+        ({"do_pad": True, "do_center_crop": True}, "; padded"),
+        ({"do_center_crop": True}, "; only the middle square"),
+        ({}, ""),
+    ],
+)
+def test_how_a_picture_becomes_a_square_is_noted(llava, about, note):
+    llava.processor.image_processor = SimpleNamespace(**about)
+    panel = caption_panel(llava)
+    assert "No picture yet" in page(panel).text
+    panel.choose(PICTURE)
+    assert Page(panel.controls.pictures.value).text == f"picture 40 x 20 pixels{note}"
 
 
 def test_the_options_are_shown_on_request(panel):
@@ -208,82 +227,56 @@ def test_the_options_are_shown_on_request(panel):
     assert shown == [None, "none"]
 
 
-def test_an_empty_desk_says_what_to_do(llava):
-    assert "No picture yet" in page(caption_panel(llava)).text
-
-
-def test_settings_of_the_options_reach_the_model(panel, llava):
-    panel.controls.temperature.value, panel.controls.top_p.value = 0.7, 0.9
-    begin(panel)
-    panel.wait()
-    assert llava.asked[-1][1] == {"temperature": 0.7, "top_p": 0.9}
-    assert panel.history[0].settings["temperature"] == 0.7
-
-
-def test_a_share_of_words_matters_only_in_a_draw(panel, llava):
-    panel.controls.top_p.value = 0.9
-    begin(panel)
-    panel.wait()
-    assert llava.asked[-1][1] == {"temperature": 0, "top_p": None} and panel.controls.top_p.disabled
-
-
-@pytest.mark.parametrize(
-    ("about", "note"),
-    [
-        ({"do_pad": True, "do_center_crop": True}, "; padded"),
-        ({"do_center_crop": True}, "; only the middle square"),
-        ({}, "pixels"),
-    ],
-)
-def test_how_a_picture_becomes_a_square_is_noted(llava, about, note):
-    llava.processor.image_processor = SimpleNamespace(**about)
-    panel = caption_panel(llava)
-    panel.choose(PICTURE)
-    assert Page(panel.controls.pictures.value).text.endswith(
-        f"picture 40 x 20 pixels{note}" if note != "pixels" else "40 x 20 pixels"
-    )
-
-
 # --- faults ----------------------------------------------------------------------------------
 
 
 def test_a_model_that_raises_is_told_and_the_next_question_works(panel, llava):
     llava.fail_at = 2
     (entry,) = panel.ask("Why?")
-    assert entry.finish == "failed" and entry.text == "(40, 20)"
-    assert (
-        "ValueError: <b>broken</b>" in page(panel).text and panel.controls.question.value == "Why?"
-    )
-    assert "before_word" in panel.faults[-1]
+    assert (entry.finish, entry.text) == ("failed", "(40, 20)")
+    assert "ValueError: <b>broken</b>" in page(panel).text and "before_word" in panel.faults[-1]
+    assert panel.controls.question.value == "Why?"
     llava.fail_at = None
     assert panel.ask("Why?")[0].finish == "eos" and len(llava.chats[0].turns) == 1
 
 
-@pytest.mark.parametrize("fault", [KeyboardInterrupt(), SystemExit(1), MemoryError()])
-def test_nothing_that_a_worker_raises_leaves_the_panel_stuck(panel, llava, fault):
+@pytest.mark.parametrize(
+    ("fault", "told", "kept"),
+    [
+        (KeyboardInterrupt(), "Interrupted", 0),
+        (SystemExit(1), "SystemExit: 1", 1),
+        (MemoryError(), "MemoryError", 1),
+        (LlavaNbError("Load it again: load()."), "Load it again: load().", 0),
+    ],
+)
+def test_nothing_that_a_worker_raises_leaves_the_panel_stuck(panel, llava, fault, told, kept):
     llava.fail_at, llava.fault = 1, fault
     panel.ask("Why?")
+    assert told in page(panel).text and len(panel.faults) == kept
     llava.fail_at = None
     assert panel.ask("Why?")[0].finish == "eos"
 
 
-def test_an_expected_error_is_shown_as_it_is(panel, llava):
-    llava.fail_at, llava.fault = 0, LlavaNbError("Load it again: load().")
-    panel.ask("Why?")
-    assert "Load it again: load()." in page(panel).text and not panel.faults
+@pytest.mark.parametrize(
+    "begin", [lambda panel: panel.choose(PICTURE), lambda panel: press(panel, "ask")]
+)
+def test_a_thread_that_cannot_start_does_not_leave_the_panel_busy(panel, monkeypatch, begin):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        begin(panel)
+    assert panel.wait(20) and "can't start new thread" in page(panel).text
+    assert panel.ask("Why?")[0].finish == "eos"
 
 
-def test_a_failed_picture_among_several_leaves_the_others(llava):
-    panel = caption_panel(llava)
-    panel.choose(PICTURE, b"no picture", "/no/such/file.png")
-    assert len(panel.state.conversations) == 1
-    assert "no such" not in page(panel).text and "file.png" in page(panel).text
-
-
-def test_an_unreadable_picture_leaves_the_one_that_was_there(panel):
-    panel.choose({"big.png": b""})
-    assert "big.png': nothing arrived" in page(panel).text
-    assert panel.state.conversations[0].picture.name == "picture"
+def test_a_picture_that_cannot_be_read_leaves_the_others_or_those_before(panel):
+    panel.choose(Image.new("RGB", (9, 9)), {"big.png": b""}, "/no/such/file.png")
+    for _ in range(2):
+        assert [each.picture.image.size for each in panel.state.conversations] == [(9, 9)]
+        assert "big.png': nothing arrived" in page(panel).text and "file.png" in page(panel).text
+        panel.choose({"big.png": b""}, "/no/such/file.png")
 
 
 @pytest.mark.parametrize(
@@ -297,17 +290,6 @@ def test_a_callback_that_raises_is_told(panel, monkeypatch, fault, told):
     panel.controls.save.click()
     assert told in page(panel).text and panel.ask("Who?")[0].finish == "eos"
     assert len(panel.faults) == (told == "ZeroDivisionError")
-
-
-def test_a_thread_that_cannot_start_does_not_leave_the_panel_busy(panel, monkeypatch):
-    def refuse(self):
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refuse)
-        begin(panel, "Why?")
-    assert panel.wait(20) and "can't start new thread" in page(panel).text
-    assert panel.ask("Why?")[0].finish == "eos"
 
 
 def test_a_fault_while_showing_is_told(panel, monkeypatch):
@@ -358,13 +340,11 @@ def png_of(picture):
     return file.getvalue()
 
 
-def test_half_a_character_breaks_nothing(panel):
-    panel.controls.question.value = "Why\ud83d?"
-    panel.controls.ask.click()
+@pytest.mark.parametrize("text", ["Why\ud83d?", "Why\x00\ud83d?"])
+def test_half_a_character_breaks_nothing(panel, text):
+    begin(panel, text)
     panel.wait()
-    assert [entry.prompt for entry in (*panel.history, *panel.ask("Why\ud83d?"))] == [
-        "Why\ufffd?"
-    ] * 2
+    assert panel.ask(text)[0].prompt == panel.history[0].prompt == "Why\ufffd?"
 
 
 def test_a_question_that_is_no_text_is_refused(panel):
@@ -395,7 +375,7 @@ def test_pictures_that_are_gone_take_no_memory(llava):
     assert [reference() is not None for reference in seen] == [False] * 9 + [True]
 
 
-# --- record, looks, names --------------------------------------------------------------------
+# --- record, looks -----------------------------------------------------------------------------
 
 
 def test_save_writes_the_record_and_says_where(panel, tmp_path, monkeypatch):
@@ -433,10 +413,6 @@ def test_nothing_is_wider_than_a_narrow_page(panel):
     fixed = [each for layout in layouts(panel) for each in (layout.width, layout.min_width) if each]
     assert not [each for each in fixed if each.endswith("px")]
     assert {each for each in fixed if each.endswith("em")} == {"5em"}
-
-
-def test_the_repr_is_short_and_stable(panel):
-    assert repr(panel) == "<CaptionPanel of fake, 0 answer(s)>"
 
 
 def test_anything_but_a_model_is_refused():
