@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -201,11 +201,7 @@ def _article(entry: Entry) -> str:
 
 
 # By the file's ending. utf-8-sig begins with the mark by which Excel knows UTF-8.
-FORMS: dict[str, tuple[Callable[[Sequence[Entry]], str], str]] = {
-    "csv": (to_csv, "utf-8-sig"),
-    "jsonl": (to_jsonl, "utf-8"),
-    "html": (to_page, "utf-8"),
-}
+FORMS = {"csv": (to_csv, "utf-8-sig"), "jsonl": (to_jsonl, "utf-8"), "html": (to_page, "utf-8")}
 
 
 def save_record(entries: Sequence[Entry], folder: Path, name: str) -> list[Path]:
