@@ -241,7 +241,7 @@ class CaptionPanel(widgets.VBox):
         default those of the panel. Raises PromptError for a question that is no text.
         """
         before = len(self.history)
-        self._worker.do(Session.ask, self._question(question, **settings))
+        self._worker.do(Session.ask, self._question(question, settings))
         self.wait()
         return self.history[before:]
 
@@ -294,7 +294,7 @@ class CaptionPanel(widgets.VBox):
         controls.preset.observe(guarded(self._preset), "value")
         controls.colab.layout.display = None if place() == "colab" else "none"
 
-    def _question(self, prompt: str | None = None, **settings: Any) -> Entry:
+    def _question(self, prompt: str | None = None, settings: Mapping[str, Any] = {}) -> Entry:
         """A question with the settings of this moment; None is what is in the box."""
         prompt = self.state.draft if prompt is None else prompt
         if not isinstance(prompt, str) or prompt.strip():

@@ -21,6 +21,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
+from nbformat import v4
+
 ROOT = Path(__file__).resolve().parents[2]
 SERVERS = ROOT / ".venv-browser"
 VERSION = importlib.metadata.version("ipywidgets")
@@ -73,23 +76,9 @@ class Server:
 
     def add_notebook(self, name: str, *cells: str) -> None:
         """Write a notebook of code cells for the kernel under test."""
-        notebook = {
-            "nbformat": 4,
-            "nbformat_minor": 5,
-            "metadata": {"kernelspec": {"name": "tests", "display_name": "tests"}},
-            "cells": [
-                {
-                    "id": f"cell-{at}",
-                    "cell_type": "code",
-                    "metadata": {},
-                    "source": source,
-                    "outputs": [],
-                    "execution_count": None,
-                }
-                for at, source in enumerate(cells)
-            ],
-        }
-        (self.notebooks / name).write_text(json.dumps(notebook))
+        about = {"kernelspec": {"name": "tests", "display_name": "tests"}}
+        notebook = v4.new_notebook(cells=[v4.new_code_cell(cell) for cell in cells], metadata=about)
+        nbformat.write(notebook, self.notebooks / name)
 
     def environment(self) -> dict[str, str]:
         """Variables for the server and its kernels: nothing of the user's is read or written."""

@@ -116,6 +116,8 @@ def test_a_click_on_what_is_disabled_is_answered(page):
     ask(page, "And who?")
     page.wait_for(lambda: "Stop first" in page.value("notice"))
     assert page.value("question") == "And who?"
+    page.enter("question", "And what?\n")
+    page.wait_for(lambda: page.value("question") == "And what?")
 
 
 def test_paths_open_with_enter(page, tmp_path):

@@ -114,21 +114,6 @@ def test_what_can_be_pressed_while_an_answer_comes(panel, llava):
     assert [each.disabled for each in (controls.ask, controls.again)] == [False, False]
 
 
-def test_enter_asks_and_empties_the_box(panel):
-    panel.controls.question.value = "Why?\n"
-    panel.wait()
-    assert panel.history[0].prompt == "Why?" and panel.controls.question.value == ""
-
-
-def test_enter_while_busy_keeps_the_question(panel, llava):
-    llava.gate.clear()
-    begin(panel)
-    panel.controls.question.value = "And who?\n"
-    llava.gate.set()
-    panel.wait()
-    assert panel.controls.question.value == "And who?" and len(panel.history) == 1
-
-
 def test_what_is_being_typed_is_left_alone(panel, llava, monkeypatch):
     monkeypatch.setattr("llava_nb.panel.worker.PACE", 0)
     llava.gate.clear()
