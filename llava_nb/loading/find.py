@@ -17,7 +17,7 @@ from typing import Any
 from ..catalog import all_models, all_names, find
 from ..errors import ModelError, plain
 from ..gpu import GpuReport, check_gpu, recommend
-from .refusals import check_config, check_parts
+from .refusals import check_config, check_parts, stored_quantization
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = tuple(f"{name}.index.json" for name in WEIGHT_FILES)
@@ -272,10 +272,18 @@ def _adapter(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def read_config(checkpoint: Checkpoint, *, token: str | bool, cache_dir: str | None) -> dict:
+def read_config(
+    checkpoint: Checkpoint,
+    quantization: str | None,
+    call: str,
+    *,
+    token: str | bool,
+    cache_dir: str | None,
+) -> dict[str, Any]:
     """Return config.json as it stands, without building a model's config from it.
 
-    Raises ModelError if it cannot be had, or is of a kind that load() does not read.
+    Raises ModelError if it cannot be had, is of a kind that load() does not read, or says that the
+    weights are stored in other bits than `quantization`. `call` is what the person called.
     """
     from transformers import PretrainedConfig
 
@@ -290,6 +298,12 @@ def read_config(checkpoint: Checkpoint, *, token: str | bool, cache_dir: str | N
             check_parts(checkpoint.name, names_on_hub(checkpoint.source, token))
         raise ModelError(unreachable(checkpoint, error)) from error
     check_config(checkpoint.name, config, [model.name for model in all_models()])
+    stored = stored_quantization(config)
+    if stored not in (None, quantization):
+        raise ModelError(
+            f"The weights of {checkpoint.name} are stored in {stored} already: {call}(..., "
+            f'quantization="{stored}").'
+        )
     return config
 
 

@@ -20,7 +20,6 @@ from ..gpu import GpuReport, check_gpu, disk_free_bytes, recommend
 from ..sizes import ACTIVATIONS, CACHE, CONTEXT, IN_WORDS, ROOM, WEIGHTS, Shape, Work, format_gib
 from ..vram.report import stacked_bar, table
 from .find import Checkpoint, WeightFiles, folder_of, is_auto, locate, read_config, text_of
-from .refusals import is_original, stored_quantization
 
 T4_NAME, T4_BYTES = "Tesla T4", 15633743872  # what torch says of the T4 in Colab: 14.56 GiB
 FEWER_BITS = {None: ("8bit", "4bit"), "8bit": ("4bit",), "4bit": ()}
@@ -198,44 +197,11 @@ def _described(model: str | Path, quantization: str | None) -> tuple[str, Shape,
         checkpoint = Checkpoint(folder.resolve().name, str(folder), "", True)
     else:
         checkpoint = locate(model)
-    raw = read_config(checkpoint, token=False, cache_dir=None)
-    check_stored_bits(checkpoint.name, raw, quantization, "estimate_vram")
-    from .source import build_config
+    raw = read_config(checkpoint, quantization, "estimate_vram", token=False, cache_dir=None)
+    from .source import config_alone  # transformers, which the catalog does not need
 
-    config = _original_config(checkpoint, raw) if is_original(raw) else build_config(raw)
+    config = config_alone(checkpoint, raw)
     return checkpoint.name, sizes.shape_of(config), sizes.context_of(config)
-
-
-def check_stored_bits(name: str, raw: dict[str, Any], quantization: str | None, call: str) -> None:
-    """Raise ModelError if a config.json says that the weights are stored in other bits."""
-    stored = stored_quantization(raw)
-    if stored not in (None, quantization):
-        raise ModelError(
-            f"The weights of {name} are stored in {stored} already: {call}(..., "
-            f'quantization="{stored}").'
-        )
-
-
-def _original_config(checkpoint: Checkpoint, raw: dict[str, Any]) -> Any:
-    """Return the sizes that a config.json in the authors' own layout tells, as a config.
-
-    The vision tower is one of its own. Where its folder is not at hand it counts as LLaVA-1.5's,
-    which transformers' config begins with: towers are small beside the language model.
-    """
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
-
-    from .source import find_tower
-
-    vision = None
-    try:
-        tower = find_tower(checkpoint, raw["mm_vision_tower"])
-        if tower.is_folder:
-            vision = CLIPVisionConfig.from_pretrained(tower.source)
-    except (ModelError, OSError):
-        pass
-    text = LlamaConfig.from_dict({**raw, "model_type": "llama"})
-    tied = bool(raw.get("tie_word_embeddings", False))
-    return LlavaConfig(text_config=text, vision_config=vision, tie_word_embeddings=tied)
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,10 @@ from transformers import GenerationConfig, PreTrainedModel
 from ..errors import LlavaNbError, ModelError, plain
 from ..gpu import GpuReport, check_gpu
 from ..inference.llava import Llava
-from ..processor import prompt_style
 from ..vram.free import large_blocks_apart, or_out_of_vram, smaller_steps
-from .find import Checkpoint, is_auto, locate, read_config, unreachable, weight_names
-from .fit import check_fits, check_quantization, check_stored_bits, needs
+from .find import Checkpoint, is_auto, locate, read_config, unreachable
+from .fit import check_fits, check_quantization, needs
 from .original import with_stock_names
-from .refusals import check_stored, is_original, stored_quantization
 from .source import Source, find_source, network_class, weight_paths
 from .weights import (
     check_modules,
@@ -160,19 +158,15 @@ def _load(
     report: GpuReport,
     check: bool,
 ) -> Llava:
-    raw = read_config(checkpoint, **access)
+    raw = read_config(checkpoint, quantization, "load", **access)
     device, dtype = device_and_dtype(report)
-    check_stored_bits(checkpoint.name, raw, quantization, "load")
-    stored = raw.get("quantization_config")
-    is_stored = stored_quantization(raw) is not None
-    if is_stored:
-        raw["quantization_config"] = repair_stored(stored, dtype)
     source = find_source(checkpoint, raw, access)
-    if is_stored:
-        check_stored(checkpoint.name, stored, quantization, weight_names(source.folder))
+    stored = getattr(source.config, "quantization_config", None)
+    if stored:
+        source.config.quantization_config = repair_stored(stored, dtype)
     # Before any weight: what is wrong with these small files needs no download to be seen.
     processor = source.processor()
-    style = source.spelling.style if source.spelling else prompt_style(processor, source.config)
+    style = source.style(processor)
     if check:
         check_fits(
             checkpoint.name,
@@ -192,7 +186,7 @@ def _load(
         quantization,
         dtype=dtype,
         device_map={"": device},
-        quantization_config=None if is_stored else settings(quantization, dtype),
+        quantization_config=None if stored else settings(quantization, dtype),
     )
     check_modules(network, quantization)
     if quantization == "4bit":
@@ -220,7 +214,7 @@ def _read_network(
     """
     checkpoint = source.places[0]
     where, more = checkpoint.source, access
-    if is_original(source.raw):
+    if source.is_original:
         opened = [open_weights(weight_paths(source, place, access)) for place in source.places]
         weights, tower = (*opened, {})[:2]
         weights, differences = with_stock_names(source.raw, source.config, weights, tower)

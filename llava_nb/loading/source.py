@@ -15,10 +15,23 @@ from huggingface_hub import snapshot_download
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 
 from ..errors import LlavaNbError, ModelError, plain
-from ..processor import Spelling, build_processor, build_tokenizer, read_spelling
+from ..processor import (
+    Spelling,
+    build_processor,
+    build_tokenizer,
+    prompt_style,
+    read_spelling,
+)
 from . import original
-from .find import Checkpoint, WeightFiles, names_on_hub, unreachable, weight_files
-from .refusals import CLASSES, check_parts, is_original
+from .find import (
+    Checkpoint,
+    WeightFiles,
+    names_on_hub,
+    unreachable,
+    weight_files,
+    weight_names,
+)
+from .refusals import CLASSES, check_parts, check_stored, is_original, stored_quantization
 
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
@@ -59,18 +72,31 @@ class Source:
         except Exception as error:  # tokenizers and transformers have a dozen kinds
             raise ModelError(unreachable(self.places[0], error)) from error
 
+    def style(self, processor: ProcessorMixin) -> str | None:
+        """Return the conversation that the model is prompted in; None for its own template."""
+        return self.spelling.style if self.spelling else prompt_style(processor, self.config)
+
+    @property
+    def is_original(self) -> bool:
+        """Whether it is in the LLaVA authors' own layout."""
+        return is_original(self.raw)
+
 
 def find_source(checkpoint: Checkpoint, raw: dict[str, Any], access: dict[str, Any]) -> Source:
     """Return the source of `checkpoint`, whose config.json is `raw`; fetches small files only.
 
     `access` is {"token", "cache_dir"}, as hub functions take them. Raises ModelError if something
-    is missing, cannot be fetched, or describes no model.
+    is missing, cannot be fetched, describes no model, or is stored in 4 or 8 bits in other parts
+    than the language model.
     """
     folder = _fetch(checkpoint, SMALL_FILES, access)
     files = _weight_files(checkpoint, access)
     if not files:
         names = [] if checkpoint.is_folder else names_on_hub(checkpoint.source, access["token"])
         check_parts(checkpoint.name, names or [each.name for each in folder.iterdir()])
+    stored = stored_quantization(raw)
+    if stored:
+        check_stored(checkpoint.name, raw["quantization_config"], stored, weight_names(folder))
     if not is_original(raw):
         try:
             config = build_config(raw)
@@ -121,6 +147,29 @@ def build_config(raw: dict[str, Any]) -> PretrainedConfig:
     if kind == "llava_onevision" and config.text_config.tie_word_embeddings:
         config.tie_word_embeddings = True
     return config
+
+
+def config_alone(checkpoint: Checkpoint, raw: dict[str, Any]) -> PretrainedConfig:
+    """Return the sizes that a config.json in either layout tells, as a config; fetches nothing.
+
+    In the authors' layout the vision tower has a config of its own. Where its folder is not at hand
+    it counts as LLaVA-1.5's, which transformers' config begins with: towers are small beside the
+    language model.
+    """
+    if not is_original(raw):
+        return build_config(raw)
+    vision = None
+    try:
+        tower = find_tower(checkpoint, raw["mm_vision_tower"])
+        if tower.is_folder:
+            vision = transformers.CLIPVisionConfig.from_pretrained(tower.source)
+    except (ModelError, OSError):
+        pass
+    text = transformers.LlamaConfig.from_dict({**raw, "model_type": "llama"})
+    tied = bool(raw.get("tie_word_embeddings", False))
+    return transformers.LlavaConfig(
+        text_config=text, vision_config=vision, tie_word_embeddings=tied
+    )
 
 
 def find_tower(checkpoint: Checkpoint, name: str) -> Checkpoint:
