@@ -27,7 +27,7 @@ _HOMES = {
     "free_vram": "vram.free",
     "caption_panel": "panel.panel",
     "caption_folder": "folder.run",
-    "FolderResult": "folder.result",
+    "FolderResult": "folder.run",
     "open_image": "images",
     "example_picture": "pictures",
     "Answer": "inference.answer",

@@ -1,4 +1,4 @@
-"""What llava_nb raises when a person can put it right, and foreign text made fit for a message.
+"""What llava_nb raises when a person can put it right, and foreign text made fit to be written.
 
 Every message is the repair: what is wrong, with the numbers, and the next step. Faults of our own
 stay ordinary exceptions.
@@ -40,3 +40,8 @@ def plain(text: object, limit: int = 120) -> str:
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in line
     )
+
+
+def storable(text: str) -> str:
+    """Foreign text for any file: halves of characters, and NUL, are spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")

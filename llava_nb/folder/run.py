@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import hashlib
+import html
+import io
 import os
-import threading
 import time
-import unicodedata
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from filelock import FileLock, Timeout
+from typing import Any
 
 from ..errors import LlavaNbError, PromptError, plain
-from ..files import written_beside
-from ..inference.answer import MAX_NEW_TOKENS, Settings, Stop
+from ..files import PAGE_BEGINNING, written_beside
+from ..inference.answer import (
+    MAX_NEW_TOKENS,
+    Settings,
+    Stop,
+    check_batch_size,
+    shown,
+    whole_number,
+)
 from ..prompts import DEFAULT_PROMPT, check_question
-from .result import FolderResult
-from .sources import Entry, find_pictures
-from .table import Key, Row, Table, Task, check_output
-from .work import rows_by_ray, rows_of
+from .sources import Entry, find_pictures, text_files_of
+from .table import Row, Table, check_output, frame, only_one_run
+from .work import Task, rows_by_ray, rows_here
 
-if TYPE_CHECKING:
-    from ..inference.llava import Llava
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+SHOWN_ERRORS = 10
+THUMBNAIL = 160  # pixels
+STYLE = "display: grid; gap: 1em; grid-template-columns: repeat(auto-fill, minmax(11em, 1fr))"
+FIGURE = (
+    '<figure style="margin: 0; overflow-wrap: anywhere">{image}<figcaption style="white-space: '
+    'pre-wrap">{text}\n<small>{name}</small></figcaption></figure>\n'
+)
 
 
 def caption_folder(
-    llava: Llava,
+    llava: Any,
     folder: Any,
     output: str | os.PathLike,
     *,
@@ -50,12 +59,13 @@ def caption_folder(
     stop: Stop | None = None,
     workers: int | None = None,
 ) -> FolderResult:
-    """Caption every picture and keep the captions in a table: `output`, a CSV, JSONL or Parquet.
+    """Caption every picture and keep the captions in a table: `output`, such as "captions.csv".
 
     `folder` is a folder (`recursive`: and all below it), a pattern such as "photos/*.jpg", one
-    picture, or paths and addresses: a list, a pandas Series, a generator. `text_files` also writes
-    `<name>.txt` beside each picture. `engine="ray"` spreads the work over `workers` models (None:
-    one for each GPU, or processor without one) on one machine or a cluster.
+    picture, or paths and addresses: a list, a pandas Series, a generator. The ending of `output`
+    says what the table is to be: .csv, .jsonl and others. `text_files` also writes `<name>.txt`
+    beside each picture. `engine="ray"` spreads the work over `workers` models (None: one for each
+    GPU, or processor without one) on one machine or a cluster.
 
     The same call again goes on where the last one ended, however it ended: pictures captioned
     with this model and this prompt are not done again, those that changed or failed are. An
@@ -67,256 +77,160 @@ def caption_folder(
     Raises LlavaNbError if there are no pictures, if the table cannot be written or another run
     is writing it, or if the disk is full; PromptError for settings that mean nothing.
     """
-    _check_model(llava)
-    check_question(prompt)
-    Settings(max_new_tokens, temperature, top_p)
-    _check_number("batch_size", batch_size, "as 8")
-    if workers is not None:
-        _check_number("workers", workers, "or None for all that there is room for")
-    for name, value in {
-        "recursive": recursive,
-        "text_files": text_files,
-        "recaption": recaption,
-        "progress": progress,
-    }.items():
-        if not isinstance(value, bool):
-            raise PromptError(f"{name} is {plain(repr(value), 60)}; it is True or False.")
-    if stop is not None and not callable(getattr(stop, "is_set", None)):
-        raise PromptError(
-            f"stop is of type {type(stop).__name__}; it is None or something with is_set(), such "
-            "as a threading.Event."
-        )
-    engines: dict[Any, Any] = {"local": rows_of, "ray": partial(rows_by_ray, workers=workers)}
-    if not isinstance(engine, str) or engine not in engines:
-        raise LlavaNbError(
-            f"engine is {plain(repr(engine), 60)}; take 'local', or 'ray' for several models."
-        )
-    path = check_output(output)
-    entries = find_pictures(folder, recursive=recursive)
-    texts = Texts(entries) if text_files else None
-    make = partial(
-        engines[engine],
-        llava,
-        settings={
-            "batch_size": batch_size,
-            "max_new_tokens": max_new_tokens,
-            "temperature": temperature,
-            "top_p": top_p,
-        },
-        stop=stop if stop is not None else threading.Event(),
-    )
-    started = time.perf_counter()
-    with _only_one(path):
-        run = Run(Table(path), entries, Task(prompt, llava.name, max_new_tokens), texts)
-        try:
-            run.begin(recaption)
-            run.work(make, progress)
-        finally:
-            run.end()
-    return FolderResult(
-        output=path,
-        prompt=prompt,
-        model=llava.name,
-        total=len(entries),
-        kept=run.kept,
-        captioned=run.captioned,
-        failed=run.failed,
-        seconds=time.perf_counter() - started,
-        not_looked_at=run.not_looked_at,
-        not_redone=run.not_redone,
-        remaining_captioned=sum(run.has_caption(name) for name in run.pending),
-        texts_left_alone=len(texts.left_alone) if texts else 0,
-        entries=tuple(entries),
-    )
-
-
-def _check_model(llava: Any) -> None:
     if not callable(getattr(llava, "ask_batch", None)) or not hasattr(llava, "name"):
         raise PromptError(
             f"The first argument is of type {type(llava).__name__}; it is the model, as load() "
             "returns it: caption_folder(load(), 'photos', 'captions.csv')."
         )
-
-
-def _check_number(name: str, value: Any, such: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    check_question(prompt)
+    settings = Settings(max_new_tokens, temperature, top_p, stop)
+    options = {
+        "batch_size": check_batch_size(batch_size),
+        "max_new_tokens": settings.max_new_tokens,
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+    }
+    if workers is not None and (workers := whole_number(given := workers)) is None:
         raise PromptError(
-            f"{name} is {plain(repr(value), 60)}; it is a whole number from 1 on, {such}."
+            f"workers is {shown(given)}; it is a whole number from 1 on, or None for all that "
+            "there is room for."
         )
-
-
-@contextlib.contextmanager
-def _only_one(output: Path) -> Iterator[None]:
-    """Hold the lock of an output, which the system lets go of however the process ends."""
-    lock = FileLock(output.with_name(f".{output.name}.lock"), timeout=0)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise LlavaNbError(
-            f"Another run is writing '{plain(output)}'. Wait until it is done, stop it, or give "
-            "another output."
-        ) from error
-    except NotImplementedError:
-        pass  # a disk that knows no locks
-    except (OSError, ValueError) as error:
-        raise LlavaNbError(
-            f"'{plain(output)}' cannot be written ({getattr(error, 'strerror', None) or error}). "
-            "Give an output in a folder where you may write, such as 'captions.csv'."
-        ) from error
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(lock.lock_file)  # while it is held, so that it is nobody else's
-        lock.release()
+    flags = {"recursive": recursive, "text_files": text_files}
+    for name, value in {**flags, "recaption": recaption, "progress": progress}.items():
+        if not isinstance(value, bool):
+            raise PromptError(f"{name} is {shown(value)}; it is True or False.")
+    engines = {"local": rows_here, "ray": partial(rows_by_ray, workers=workers)}
+    if not isinstance(engine, str) or engine not in engines:
+        raise LlavaNbError(f"engine is {shown(engine)}; take 'local', or 'ray' for several models.")
+    path, entries = check_output(output), find_pictures(folder, recursive=recursive)
+    texts = text_files_of(entries) if text_files else {}
+    is_over = stop.is_set if stop is not None else lambda: False
+    started = time.perf_counter()
+    with only_one_run(path):
+        run = Run(Table(path, prompt, llava.name), entries, texts)
+        try:
+            run.begin(settings.max_new_tokens, recaption)
+            task = Task(prompt, llava.name, options)
+            run.work(engines[engine](llava, run.remaining, task, is_over), progress)
+        finally:
+            run.end()
+    counts = Counter(run.outcomes.values())
+    return FolderResult(
+        output=path,
+        prompt=prompt,
+        model=llava.name,
+        total=len(entries),
+        kept=counts["kept"] + counts["not_looked_at"] + counts["not_redone"],
+        captioned=counts["captioned"],
+        failed=counts["failed"],
+        seconds=time.perf_counter() - started,
+        not_looked_at=counts["not_looked_at"],
+        not_redone=counts["not_redone"],
+        remaining_captioned=sum(run.table.caption(e.name) is not None for e in run.remaining),
+        texts_left_alone=len(run.texts_left_alone),
+        entries=tuple(entries),
+    )
 
 
 class Run:
-    """One run: `kept` from before, `captioned` and `failed` now, `pending` what is left.
+    """One run: what became of each picture is in `outcomes`, by its name.
 
-    Of those kept, `not_looked_at` are pictures that could not be looked at, and `not_redone`
-    could not be captioned again.
+    "kept" from before, "captioned" and "failed" now; kept too are those "not_looked_at", which
+    could not be, and those "not_redone", which could not be captioned again. `texts` are the files
+    for the captions beside pictures, by the pictures' names.
     """
 
-    def __init__(
-        self, table: Table, entries: Sequence[Entry], task: Task, texts: Texts | None
-    ) -> None:
-        self._table, self._entries, self._task, self._texts = table, entries, task, texts
-        self.pending: dict[str, Entry] = {}
-        self.kept = self.captioned = self.failed = 0
-        self.not_looked_at = self.not_redone = 0
+    def __init__(self, table: Table, entries: list[Entry], texts: dict[str, Path]) -> None:
+        self.table, self._entries, self._texts = table, entries, texts
+        self.outcomes: dict[str, str] = {}
+        self.texts_left_alone: set[Path] = set()
 
-    def has_caption(self, name: str) -> bool:
-        """Whether there is a caption of a picture, from now or from before."""
-        row = self._table.rows.get(self._task.key(name))
-        return row is not None and not row.failed
+    @property
+    def remaining(self) -> list[Entry]:
+        """The pictures still to be done."""
+        return [entry for entry in self._entries if entry.name not in self.outcomes]
 
-    def begin(self, recaption: bool) -> None:
+    def begin(self, max_new_tokens: int, recaption: bool) -> None:
         """Find out what is done. Raises LlavaNbError."""
-        self._take_other_spellings()
-        seen_again = []
+        self.table.take_other_spellings([entry.name for entry in self._entries])
+        fresh = []
         for entry in self._entries:
-            row = self._table.rows.get(self._task.key(entry.name))
+            row = self.table.row(entry.name)
             if row is None or row.failed:
-                self.pending[entry.name] = entry
                 continue
-            size, modified = entry.stamp()
-            if size is None and not entry.is_address:
-                self.kept += 1
-                self.not_looked_at += 1
-            elif recaption or not self._holds(row, entry, size, modified):
-                self.pending[entry.name] = entry
-            else:
-                self.kept += 1
+            facts = entry.facts()
+            if facts["bytes"] is None and not entry.is_address:
+                self.outcomes[entry.name] = "not_looked_at"
+                continue
+            cut_off = row.finish == "limit" and row.tokens < max_new_tokens
+            if not (recaption or cut_off) and _is_of(row, entry, facts):
+                self.outcomes[entry.name] = "kept"
                 # What an earlier run could not do is not wanted any more; the next need not hash.
-                fresh = replace(row, modified=modified, error="")
-                seen_again += [fresh] if fresh != row else []
+                fresh.append(replace(row, modified=facts["modified"], error=""))
+        fresh = [row for row in fresh if row != self.table.row(row.file)]
         with self._saving():
-            if seen_again:
-                self._table.add(seen_again)
-            if self._texts is not None:
-                self._texts.write(self._table, map(self._task.key, self._names()))
+            if fresh:
+                self.table.add(fresh)
+            self._write_texts(self._texts)
 
-    def _names(self) -> Iterator[str]:
-        return (entry.name for entry in self._entries)
-
-    def _take_other_spellings(self) -> None:
-        """Give rows the names of these pictures where only the Unicode form differs.
-
-        A folder that moves from a Mac to another system, or back, may change it.
-        """
-        names: dict[str, set[str]] = {}
-        for name in self._names():
-            names.setdefault(unicodedata.normalize("NFC", name), set()).add(name)
-        for row in list(self._table.rows.values()):
-            spelled = names.get(unicodedata.normalize("NFC", row.file), ())
-            if len(spelled) == 1 and row.file not in spelled:
-                (name,) = spelled
-                if (name, *row.key[1:]) not in self._table.rows:
-                    self._table.rename(row, name)
-
-    def _holds(self, row: Row, entry: Entry, size: int | None, modified: str) -> bool:
-        """Whether a caption is of the picture as it is, and not cut off where there is room now."""
-        if row.finish == "limit" and row.tokens < self._task.max_new_tokens:
-            return False
-        if entry.is_address or (size, modified) == (row.bytes, row.modified):
-            return True
-        if size != row.bytes:
-            return False
-        try:  # only touched, or copied
-            return hashlib.sha256(entry.read().data).hexdigest() == row.sha256
-        except LlavaNbError:
-            return False  # reading it again says why, beside its caption
-
-    def work(self, make: Any, progress: bool) -> None:
+    def work(self, batches: Generator[list[Row], None, None], progress: bool) -> None:
         """Caption what is left, each batch on the disk before the next. Raises LlavaNbError."""
-        if not self.pending:
+        total, done = len(self._entries), len(self.outcomes)
+        if done == total:
             return
         with self._saving():
-            self._table.journal.open()  # before the model is asked: that takes long
-        batches: Generator[list[Row], None, None]
-        batches = make(entries=list(self.pending.values()), task=self._task)
-        with (
-            self._bar(progress) as bar,
-            contextlib.suppress(KeyboardInterrupt),
-            contextlib.closing(batches),
-        ):
+            self.table.open()  # before the model is asked: that takes long
+        bar: Any = contextlib.nullcontext()
+        if progress:
+            # Not merely made invisible by disable=True: it would still take the lock that all bars
+            # share with every fork, and one killed while it holds the lock stops all others.
+            from tqdm.auto import tqdm
+
+            bar = tqdm(total=total, initial=done, desc="Captions", unit=" pictures", smoothing=0.1)
+        with bar, contextlib.suppress(KeyboardInterrupt), contextlib.closing(batches):
             for rows in batches:
                 self._save(rows)
-                if bar is not None:
+                if progress:
                     bar.update(len(rows))
 
-    def _bar(self, progress: bool) -> contextlib.AbstractContextManager[Any]:
-        """A progress bar, or None in its place where none is wanted.
-
-        A bar that is only told to be invisible still starts a thread, and takes a lock that it
-        shares with every fork: one that is killed while it holds the lock stops all others.
-        """
-        if not progress:
-            return contextlib.nullcontext()
-        from tqdm.auto import tqdm
-
-        return tqdm(
-            total=len(self._entries),
-            initial=self.kept,
-            desc="Captions",
-            unit=" pictures",
-            smoothing=0.1,
-        )
-
     def _save(self, rows: list[Row]) -> None:
-        better = [self._better(row) for row in rows]
-        with self._saving():
-            self._table.add(better)
-        for row, new in zip(rows, better, strict=True):
-            del self.pending[row.file]
-            self.captioned += not row.failed
-            self.failed += new.failed
-            if row.failed and not new.failed:
-                self.kept += 1
+        better, outcomes = [], {}
+        for row in rows:
+            outcomes[row.file] = "failed" if row.failed else "captioned"
+            if row.failed and self.table.caption(row.file) is not None:
                 # An ImageError is about the picture, any other about asking.
                 unseen = row.error.startswith("ImageError")
-                self.not_looked_at += unseen
-                self.not_redone += not unseen
-        if self._texts is not None:
-            with self._saving():
-                self._texts.write(self._table, (row.key for row in better))
+                outcomes[row.file] = "not_looked_at" if unseen else "not_redone"
+                row = replace(self.table.row(row.file), error=row.error)
+            better.append(row)
+        with self._saving():
+            self.table.add(better)
+            self.outcomes |= outcomes
+            self._write_texts(outcomes)
 
-    def _better(self, row: Row) -> Row:
-        """The row, or the earlier one with a caption where this one has none, and says why."""
-        if row.failed and self.has_caption(row.file):
-            return replace(self._table.rows[row.key], error=row.error)
-        return row
+    def _write_texts(self, names: Iterable[str]) -> None:
+        """Write captions beside their pictures. Raises OSError.
+
+        A text that says something else than our captions is somebody's work: it is left alone.
+        """
+        for name in names:
+            path, caption = self._texts.get(name), self.table.caption(name)
+            if path is None or caption is None or self.outcomes.get(name) == "not_looked_at":
+                continue
+            found = _text(path)
+            if found is None or found in self.table.replaced.get(name, ()):
+                with written_beside(path) as beside:
+                    beside.write_bytes(caption.encode())
+            elif found != caption:
+                self.texts_left_alone.add(path)
 
     def end(self) -> None:
         """Put the table in order and in its place. Raises LlavaNbError."""
-        order = {self._task.key(name): place for place, name in enumerate(self._names())}
         try:
-            with self._saving(f", in '{plain(self._table.journal.path)}' until then"):
-                self._table.write(order)
+            with self._saving(f", in '{plain(self.table.journal)}' until then"):
+                self.table.write(entry.name for entry in self._entries)
         finally:
-            self._table.journal.close()
+            self.table.close()
 
     @contextlib.contextmanager
     def _saving(self, where: str = "") -> Iterator[None]:
@@ -324,57 +238,25 @@ class Run:
         try:
             yield
         except OSError as error:
-            full = error.errno in DISK_FULL
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             why = "The disk is full" if full else f"Writing failed ({error.strerror or error})"
-            total, left = len(self._entries), len(self.pending)
+            total, done = len(self._entries), len(self.outcomes)
             raise LlavaNbError(
-                f"{why}: {total - left:,} of {total:,} pictures are saved{where}, {left:,} are "
+                f"{why}: {done:,} of {total:,} pictures are saved{where}, {total - done:,} are "
                 f"still to be done. {'Make room' if full else 'Put that right'} and make the same "
                 "call again: it goes on from there."
             ) from error
 
 
-class Texts:
-    """`<name>.txt` beside each picture, which is what tools for training on pictures read.
-
-    A text that says something else than our captions is somebody's work: it is left alone.
-    """
-
-    def __init__(self, entries: Sequence[Entry]) -> None:
-        """Raises PromptError if none of the pictures is a file, or two would share a text."""
-        self._places = {entry.name: entry.place for entry in entries if not entry.is_address}
-        self.left_alone: set[Path] = set()
-        if not self._places:
-            raise PromptError(
-                "text_files=True writes a text beside each picture, and these are all at "
-                "addresses. Download them and give the folder, or leave it out."
-            )
-        names: dict[str, str] = {}
-        for name, place in self._places.items():
-            text = os.path.splitext(os.path.abspath(place))[0] + ".txt"
-            other = names.setdefault(text, name)
-            if os.path.abspath(self._places[other]) != os.path.abspath(place):
-                raise PromptError(
-                    f"'{plain(other)}' and '{plain(name)}' would both have their text in "
-                    f"'{plain(os.path.basename(text))}'. Rename one of them, or leave out "
-                    "text_files=True: the table has a row for each."
-                )
-
-    def write(self, table: Table, keys: Iterable[Key]) -> None:
-        """Write the captions of rows, each text whole or not at all. Raises OSError."""
-        for key in keys:
-            row, place = table.rows.get(key), self._places.get(key[0], "")
-            if row is None or row.failed or not os.path.exists(place):
-                continue
-            path = Path(os.path.splitext(place)[0] + ".txt")
-            found = _text(path)
-            if found == row.caption:
-                continue
-            if found is None or found in table.earlier.get(key, ()):
-                with written_beside(path) as beside:
-                    beside.write_bytes(row.caption.encode())
-            else:
-                self.left_alone.add(path)
+def _is_of(row: Row, entry: Entry, facts: dict[str, Any]) -> bool:
+    """Whether a row is of the picture as it is now."""
+    if entry.is_address or (row.bytes, row.modified) == (facts["bytes"], facts["modified"]):
+        return True
+    try:  # only touched, or copied
+        same_size = row.bytes == facts["bytes"]
+        return same_size and hashlib.sha256(entry.content().data).hexdigest() == row.sha256
+    except LlavaNbError:
+        return False  # reading it again says why, beside its caption
 
 
 def _text(path: Path) -> str | None:
@@ -385,3 +267,160 @@ def _text(path: Path) -> str | None:
         return None
     except OSError:
         return ""  # a folder, or not ours to read: leave it
+
+
+@dataclass(frozen=True)
+class ContactSheet:
+    """Where the page is, and how many of the pictures it shows."""
+
+    path: Path
+    shown: int
+    total: int
+    _figures: str = field(default="", repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.shown:,} of {self.total:,} pictures in {self.path}"
+
+    def _repr_html_(self) -> str:
+        return f'<div style="{STYLE}">{self._figures}</div>'
+
+
+@dataclass(frozen=True)
+class FolderResult:
+    """A run's counts, and where its table is.
+
+    Of `total` pictures `kept` have a caption from before, `captioned` have one from now, `failed`
+    have none (their rows say why), and `remaining` are still to be done, of which
+    `remaining_captioned` keep the captions they had till then. Of those kept, `not_looked_at`
+    could not be looked at (a drive that is away, a damaged file), and `not_redone` could not be
+    captioned again. `seconds` is what the run took. `texts_left_alone` are texts beside pictures
+    that were there before and say something else.
+    """
+
+    output: Path
+    prompt: str
+    model: str
+    total: int
+    kept: int
+    captioned: int
+    failed: int
+    seconds: float
+    not_looked_at: int = 0
+    not_redone: int = 0
+    remaining_captioned: int = 0
+    texts_left_alone: int = 0
+    entries: tuple[Entry, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def remaining(self) -> int:
+        """Pictures that the run did not come to."""
+        return self.total - self.kept - self.captioned - self.failed
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the run was told to stop before all was done."""
+        return self.remaining > 0
+
+    @property
+    def pictures_per_second(self) -> float:
+        """How fast this run was, reading and writing included."""
+        return (self.captioned + self.failed) / self.seconds if self.seconds else 0.0
+
+    def rows(self) -> list[Row]:
+        """Read the rows of these pictures, this model and this prompt, in the pictures' order.
+
+        Raises LlavaNbError if the table is no longer there.
+        """
+        if not self.output.exists():
+            raise LlavaNbError(
+                f"The table '{plain(self.output)}' is not there. If it was moved, make the same "
+                "call with its new place: nothing is done twice."
+            )
+        table = Table(self.output, self.prompt, self.model)
+        return [row for entry in self.entries if (row := table.row(entry.name)) is not None]
+
+    @property
+    def table(self) -> Any:
+        """The rows as a pandas DataFrame."""
+        return frame(self.rows())
+
+    def contact_sheet(
+        self, path: str | os.PathLike | None = None, *, limit: int = 100
+    ) -> ContactSheet:
+        """Write a page with the first `limit` pictures and their captions.
+
+        It is written beside the table, as `captions.sheet.html`, or at `path`, which ends in
+        .html; it needs nothing else and runs nothing. Raises LlavaNbError if it cannot be written.
+        """
+        if whole_number(limit) is None:
+            raise LlavaNbError(f"limit is {shown(limit)}; it is 1 picture or more.")
+        rows, entries = self.rows(), {entry.name: entry for entry in self.entries}
+        if not rows:
+            raise LlavaNbError("There are no captions yet: run caption_folder to its end first.")
+        figures = "".join(_figure(row, entries[row.file]) for row in rows[: whole_number(limit)])
+        try:
+            page = self.output.with_name(f"{self.output.stem}.sheet.html")
+            if path is not None:
+                page = Path(path).expanduser().with_suffix(".html")
+            with written_beside(page) as beside:
+                beside.write_text(
+                    f"{PAGE_BEGINNING}<title>Pictures and captions</title>\n<style>:root "
+                    "{ color-scheme: light dark; font-family: system-ui, sans-serif; }</style>\n"
+                    f'</head>\n<body>\n<h1>Pictures and captions</h1>\n<main style="{STYLE}">\n'
+                    f"{figures}</main>\n</body>\n</html>\n",
+                    "utf-8",
+                )
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
+            raise LlavaNbError(
+                f"The contact sheet cannot be written to '{plain(path or page.parent)}' "
+                f"({plain(error)}). Give another place: contact_sheet('/tmp/sheet.html')."
+            ) from error
+        return ContactSheet(page, min(whole_number(limit), len(rows)), len(rows), figures)
+
+    def __str__(self) -> str:
+        before = self.kept - self.not_looked_at - self.not_redone
+        parts = {
+            "captioned before": before,
+            "kept, could not be looked at": self.not_looked_at,
+            "kept, could not be captioned again": self.not_redone,
+            "failed (column 'error' says why)": self.failed,
+        }
+        others = "".join(f", {number:,} {what}" for what, number in parts.items() if number)
+        lines = [
+            f"{self.output}: {self.total:,} pictures, {self.captioned:,} captioned{others}; "
+            f"{self.seconds:.1f} s, {self.pictures_per_second:.1f} pictures/s"
+        ]
+        if self.remaining:
+            old = f" {self.remaining_captioned:,} of them keep the captions they had."
+            lines.append(
+                f"Interrupted: {self.remaining:,} are still to be done. The same call again does "
+                f"them.{old if self.remaining_captioned else ''}"
+            )
+        if self.texts_left_alone:
+            lines.append(f"{self.texts_left_alone:,} texts were there before and are left alone.")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        said = html.escape(str(self)).replace("\n", "<br>")
+        some = self.failed or self.not_looked_at or self.not_redone
+        errors = [row for row in self.rows() if row.error] if some else []
+        lines = [
+            f"<tr><td>{html.escape(row.file)}</td><td>{html.escape(row.error)}</td></tr>"
+            for row in errors[:SHOWN_ERRORS]
+        ]
+        if len(errors) > SHOWN_ERRORS:
+            lines.append(f"<tr><td>and {len(errors) - SHOWN_ERRORS:,} more</td></tr>")
+        return f"<div>{said}</div>" + (f"<table>{''.join(lines)}</table>" if lines else "")
+
+
+def _figure(row: Row, entry: Entry) -> str:
+    """A picture small, if it can be read (any more), and its text."""
+    name, image, picture = html.escape(row.file), "", entry.read().picture
+    if picture is not None:
+        picture.thumbnail((THUMBNAIL, THUMBNAIL), reducing_gap=2.0)
+        jpeg = io.BytesIO()
+        picture.save(jpeg, "JPEG", quality=85)
+        uri = f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"
+        image = f'<img src="{uri}" alt="{name}" style="max-width: 100%">'
+    text = html.escape(row.error if row.failed else row.caption)
+    return FIGURE.format(image=image, text=text, name=name)

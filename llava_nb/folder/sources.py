@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from ..download import Content
-from ..errors import LlavaNbError, plain
-from ..images import decode, is_address, no_such_file, read, read_file
-from .table import printable
+from ..errors import LlavaNbError, PromptError, plain, storable
+from ..images import Content, decode, find_path, is_address, no_such_file, read
 
 ENDINGS = frozenset(
     ".jpg .jpeg .jpe .jfif .mpo .png .apng .gif .webp .bmp .dib .tif .tiff .avif .heic .heif "
@@ -27,6 +26,8 @@ USE_A_LIST = {
     "a table": (".csv .tsv .txt .json .jsonl .parquet .xlsx", "pandas.read_csv('t.csv')['photo']"),
     "an archive": (".zip .tar .gz .tgz .7z .rar", "shutil.unpack_archive('a.zip', 'photos')"),
 }
+EPOCH = datetime.fromtimestamp(0, timezone.utc)
+Listings = dict[str, dict[str, str]]  # of folders looked through: NFC name -> path on the disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,51 +38,44 @@ class Entry:
     place: str
     is_address: bool = False
 
-    def stamp(self) -> tuple[int | None, str]:
-        """Return a file's size and when it was changed; (None, "") if it cannot be looked at.
+    def facts(self) -> dict[str, Any]:
+        """Return what its row says of the file unread: no size if it cannot be looked at.
 
-        The time is ISO 8601 in UTC. Of an address nothing is known: asking is nearly a download.
+        Of an address nothing is known: asking is nearly a download.
         """
-        if self.is_address:
-            return None, ""
-        try:
-            status = os.stat(self.place)
-        except (OSError, ValueError):
-            return None, ""
-        return status.st_size, _moment(status.st_mtime_ns)
+        facts: dict[str, Any] = {"file": self.name, "bytes": None, "modified": ""}
+        with contextlib.suppress(OSError, ValueError):
+            if not self.is_address:
+                status = os.stat(self.place)
+                facts |= {"bytes": status.st_size, "modified": _moment(status.st_mtime_ns)}
+        return facts
 
-    def read(self) -> Content:
-        """Return the bytes, what messages call them, and their content type. Raises ImageError."""
+    def content(self) -> Content:
+        """Return the bytes of the picture. Raises ImageError."""
         # A Path, so that a file called "about:me.png" is not taken for an address of a browser.
-        return read(self.place) if self.is_address else read_file(Path(self.place))
+        return read(self.place if self.is_address else Path(self.place))
+
+    def read(self) -> tuple[dict[str, Any], Image.Image | Exception]:
+        """Return what its row says of the file, and the picture or the error in place of it."""
+        facts = self.facts()  # before reading: a change meanwhile is seen the next time
+        try:
+            content = self.content()
+            data = content.data
+            facts |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            return facts, decode(data, content.name, content_type=content.content_type)
+        except Exception as error:  # one picture, whatever it holds, does not end the run
+            # Its frames hold on to the bytes.
+            error.__traceback__ = error.__cause__ = error.__context__ = None
+            return facts, error
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
-    """A picture as it was read: `picture`, or the `error` that says why not.
-
-    `stamp` is the hash of the file's bytes, its size, and when it was changed.
-    """
-
-    name: str
-    stamp: tuple[str, int | None, str]
-    picture: Image.Image | None = field(default=None, repr=False)
-    error: Exception | None = None
-
-
-def read_picture(entry: Entry) -> Read:
-    """Read, hash and decode one picture; whatever goes wrong is in the result."""
-    size, modified = entry.stamp()  # before reading: a change meanwhile is seen the next time
-    digest = ""
+def _moment(nanoseconds: int) -> str:
+    """ISO 8601 in UTC, to the microsecond, without going through a float."""
     try:
-        found = entry.read()
-        size, digest = len(found.data), hashlib.sha256(found.data).hexdigest()
-        picture = decode(found.data, found.name, content_type=found.content_type)
-        return Read(entry.name, (digest, size, modified), picture)
-    except Exception as error:  # one picture, whatever it holds, does not end the run
-        # Its frames hold on to the bytes.
-        error.__traceback__ = error.__cause__ = error.__context__ = None
-        return Read(entry.name, (digest, size, modified), error=error)
+        moment = EPOCH + timedelta(microseconds=nanoseconds // 1000)
+    except OverflowError:
+        return f"{nanoseconds} ns"  # a time that no calendar has
+    return f"{moment:%Y-%m-%dT%H:%M:%S.%fZ}"
 
 
 def find_pictures(source: Any, *, recursive: bool = False) -> list[Entry]:
@@ -89,14 +83,16 @@ def find_pictures(source: Any, *, recursive: bool = False) -> list[Entry]:
 
     Raises LlavaNbError if there is nothing, or `source` is of no kind known here.
     """
+    is_table = hasattr(source, "columns")
+    other = isinstance(source, bytes | bytearray | memoryview | Mapping) or hasattr(source, "read")
     if isinstance(source, str | os.PathLike):
         entries = _of_text(source, recursive)
-    elif _is_list(source):
-        spellings: dict[str, dict[str, str]] = {}
+    elif isinstance(source, Iterable) and not (is_table or other):
+        listings: Listings = {}
         items = sorted(source, key=str) if isinstance(source, set | frozenset) else source
-        entries = [_of_item(item, place, spellings) for place, item in enumerate(items, start=1)]
+        entries = [_of_item(item, number, listings) for number, item in enumerate(items, 1)]
     else:
-        hint = " Of a table give one column: table['file']." if hasattr(source, "columns") else ""
+        hint = " Of a table give one column: table['file']." if is_table else ""
         raise LlavaNbError(
             f"caption_folder cannot use a value of type {type(source).__name__}: give a folder, a "
             f"pattern such as 'photos/*.jpg', or a list of paths and addresses.{hint}"
@@ -106,23 +102,16 @@ def find_pictures(source: Any, *, recursive: bool = False) -> list[Entry]:
     return list({entry.name: entry for entry in entries}.values())
 
 
-def _is_list(source: Any) -> bool:
-    other = isinstance(source, bytes | bytearray | memoryview | Mapping)
-    return isinstance(source, Iterable) and not (
-        other or hasattr(source, "columns") or hasattr(source, "read")
-    )
-
-
-def _of_item(item: Any, number: int, spellings: dict[str, dict[str, str]]) -> Entry:
+def _of_item(item: Any, number: int, listings: Listings) -> Entry:
     if is_address(item):
-        return Entry(printable(item.strip()), item.strip(), is_address=True)
+        return Entry(storable(item.strip()), item.strip(), is_address=True)
     if not isinstance(item, str | os.PathLike):
         raise LlavaNbError(
             f"Number {number} of the list is of type {type(item).__name__}; give paths and "
             "addresses. Pictures in memory go to llava.ask_batch(pictures, prompt)."
         )
     text = os.fsdecode(item)
-    return Entry(printable(text), _on_disk(os.path.expanduser(text), spellings))
+    return Entry(storable(text), _on_disk(os.path.expanduser(text), listings))
 
 
 def _of_text(source: str | os.PathLike, recursive: bool) -> list[Entry]:
@@ -132,74 +121,65 @@ def _of_text(source: str | os.PathLike, recursive: bool) -> list[Entry]:
     if not text.strip():
         raise LlavaNbError("The folder is empty text: give a folder, a pattern or a list.")
     path = Path(_on_disk(os.path.expanduser(text), {}))
-    try:
-        os.lstat(path)
-        there = True
-    except OSError:
-        there = False
-    except ValueError as error:  # half a character, or NUL
-        raise LlavaNbError(f"'{plain(text)}' can be no path ({error}): give another.") from error
     if os.path.isdir(path):
         return _of_folder(path, recursive)
-    if not there:
+    try:
+        os.lstat(path)
+    except OSError as error:
         if glob.has_magic(text):
             return _of_pattern(text, str(path))
-        raise LlavaNbError(no_such_file(path, text))
+        raise LlavaNbError(no_such_file(path, text)) from error
+    except ValueError as error:  # half a character, or NUL
+        raise LlavaNbError(f"'{plain(text)}' can be no path ({error}): give another.") from error
     for what, (endings, repair) in USE_A_LIST.items():
         if path.suffix.lower() in endings.split():
             raise LlavaNbError(
                 f"'{plain(text)}' is {what}, not a picture. Give a folder or a list, such as what "
                 f"{repair} gives."
             )
-    return [Entry(printable(path.name), str(path))]
+    return [Entry(storable(path.name), str(path))]
 
 
 def _of_folder(folder: Path, recursive: bool) -> list[Entry]:
+    """The pictures of a folder; those below are entered once, however many links lead there."""
+    places: list[str] = []
     below: list[str] = []
-    try:
-        places = sorted(_walk(str(folder), "", recursive, set(), below))
-    except OSError as error:
+    seen: set[tuple[int, int]] = set()
+
+    def unreadable(error: OSError) -> None:
+        if error.filename not in (None, str(folder)):
+            places.append(error.filename)  # reading it says why, in its row
+            return
         raise LlavaNbError(
             f"The folder '{plain(folder)}' cannot be read ({error.strerror or error}). In Colab "
             "mount Drive first; elsewhere check that you may read it."
         ) from error
+
+    for place, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        places += (os.path.join(place, name) for name in files if is_picture_name(name))
+        folders[:] = (name for name in folders if not name.startswith("."))
+        if not recursive:
+            below += folders
+            break
     if not places:
         hint = f" It has folders ({plain(below[0])}): add recursive=True." if below else ""
         raise LlavaNbError(
             f"There are no pictures in '{plain(folder)}': no file ends in .jpg, .png, .webp or "
             f"another of {len(ENDINGS)} endings.{hint}"
         )
-    return [Entry(printable(name), os.path.join(folder, name)) for name in places]
+    start = len(os.path.join(folder, ""))
+    names = ((place[start:].replace(os.sep, "/"), place) for place in places)
+    return [Entry(storable(name), place) for name, place in sorted(names)]
 
 
 def is_picture_name(name: str) -> bool:
     """Whether a file's name is that of a picture; names with a dot in front are the system's."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in ENDINGS
-
-
-def _walk(
-    folder: str, inside: str, recursive: bool, seen: set[tuple[int, int]], below: list[str]
-) -> Iterator[str]:
-    """Give the pictures' names; folders are entered once, however many links lead there."""
-    status = os.stat(folder)
-    seen.add((status.st_dev, status.st_ino))
-    with os.scandir(folder) as found:
-        entries = list(found)
-    for entry in entries:
-        name = f"{inside}{entry.name}"
-        if not os.path.isdir(entry.path):
-            if is_picture_name(entry.name):
-                yield name
-            continue
-        status = os.stat(entry.path)
-        if entry.name.startswith(".") or (status.st_dev, status.st_ino) in seen:
-            continue
-        below.append(entry.name)
-        if recursive:
-            try:
-                yield from _walk(entry.path, f"{name}/", True, seen, below)
-            except OSError:
-                yield name  # reading it says why, in its row
 
 
 def _of_pattern(text: str, pattern: str) -> list[Entry]:
@@ -218,7 +198,7 @@ def _of_pattern(text: str, pattern: str) -> list[Entry]:
         # As in a folder; but whoever asks for "*.dat" means files of that ending.
         places = [place for place in places if is_picture_name(os.path.basename(place))] or places
         if places:
-            return [Entry(printable(place), place) for place in places]
+            return [Entry(storable(place), place) for place in places]
     brackets = " Brackets stand for one of the letters in them." if "[" in text else ""
     raise LlavaNbError(
         f"Nothing matches '{plain(text)}'. '*' stands for any name and '**' for any folders: "
@@ -226,33 +206,44 @@ def _of_pattern(text: str, pattern: str) -> list[Entry]:
     )
 
 
-def _on_disk(path: str, spellings: dict[str, dict[str, str]]) -> str:
-    """Return a path as the disk spells it, where that is another Unicode form of the same text.
-
-    A Mac takes letters and their marks apart, other systems do not. `spellings` holds the names
-    of folders that were looked through.
-    """
+def _on_disk(path: str, listings: Listings) -> str:
+    """Return a path as the disk spells it, as `find_path` does, but listing each folder once."""
     if path.isascii() or os.path.lexists(path):
         return path
-    parent, name = os.path.split(path)
-    if not name or parent == path:
-        return path
-    parent = _on_disk(parent, spellings)
-    if parent not in spellings:
+    folder, name = os.path.split(path)
+    if folder not in listings:
+        on_disk = find_path(folder)
         try:
-            names = os.listdir(parent or ".")
+            names = os.listdir(on_disk)
         except (OSError, ValueError):
             names = []
-        spellings[parent] = {unicodedata.normalize("NFC", each): each for each in names}
-    known = spellings[parent].get(unicodedata.normalize("NFC", name), name)
-    return os.path.join(parent, known)
+        listings[folder] = {
+            unicodedata.normalize("NFC", each): os.path.join(on_disk, each) for each in names
+        }
+    return listings[folder].get(unicodedata.normalize("NFC", name), path)
 
 
-def _moment(nanoseconds: int) -> str:
-    """To the microsecond, without going through a float."""
-    seconds, rest = divmod(nanoseconds, 10**9)
-    try:
-        moment = datetime.fromtimestamp(seconds, timezone.utc)
-    except (OverflowError, ValueError, OSError):
-        return f"{nanoseconds} ns"  # a time that no calendar has
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest // 1000:06d}Z"
+def text_files_of(entries: Iterable[Entry]) -> dict[str, Path]:
+    """Return `<name>.txt` beside each file, which is what tools for training on pictures read.
+
+    Raises PromptError if none of the pictures is a file, or two would share a text.
+    """
+    texts, owners = {}, {}
+    for entry in entries:
+        if entry.is_address:
+            continue
+        place = os.path.abspath(entry.place)
+        text = texts[entry.name] = Path(os.path.splitext(place)[0] + ".txt")
+        other, owner = owners.setdefault(text, (entry.name, place))
+        if owner != place:
+            raise PromptError(
+                f"'{plain(other)}' and '{plain(entry.name)}' would both have their text in "
+                f"'{plain(text.name)}'. Rename one of them, or leave out text_files=True: the "
+                "table has a row for each."
+            )
+    if not texts:
+        raise PromptError(
+            "text_files=True writes a text beside each picture, and these are all at addresses. "
+            "Download them and give the folder, or leave it out."
+        )
+    return texts

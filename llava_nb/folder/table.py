@@ -10,20 +10,19 @@ from __future__ import annotations
 import contextlib
 import csv
 import glob
-import importlib
+import importlib.util
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import LlavaNbError, plain
-from ..files import flush_names, safe_cell, written_beside
+from filelock import FileLock, Timeout
 
-ENDINGS = (".csv", ".jsonl", ".parquet")
-LIBRARIES = {".csv": ("pandas",), ".parquet": ("pandas", "pyarrow")}
-Key = tuple[str, str, str]  # file, prompt, model: of each there is one row
+from ..errors import LlavaNbError, plain, storable
+from ..files import flush_names, safe_cell, written_beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +37,34 @@ class Row:
     """
 
     file: str
-    caption: str
-    prompt: str
-    model: str
-    seconds: float
-    tokens: int
-    finish: str
+    caption: str = ""
+    prompt: str = ""
+    model: str = ""
+    seconds: float = 0.0
+    tokens: int = 0
+    finish: str = "failed"
     error: str = ""
     sha256: str = ""
     bytes: int | None = None
     modified: str = ""
+
+    def __post_init__(self) -> None:
+        for name in TEXTS:
+            object.__setattr__(self, name, storable(getattr(self, name)))
+
+    @classmethod
+    def of(cls, outcome: Any, **known: Any) -> Row:
+        """Return the row of an `Answer`, or of the error in place of one, and of what is known."""
+        if isinstance(outcome, Exception):
+            return cls(**known, error=_named(outcome))
+        return cls(
+            **known,
+            caption=outcome.text,
+            seconds=round(outcome.seconds, 3),
+            tokens=outcome.tokens,
+            finish=outcome.finish,
+            error=_named(outcome.error),
+        )
 
     @property
     def failed(self) -> bool:
@@ -55,52 +72,66 @@ class Row:
         return self.finish == "failed"
 
     @property
-    def key(self) -> Key:
-        """What it is a row of."""
+    def key(self) -> tuple[str, str, str]:
+        """What it is a row of: of each file, prompt and model there is one."""
         return self.file, self.prompt, self.model
 
 
 COLUMNS = tuple(each.name for each in fields(Row))
+NUMBERS = {"seconds": (float, 0.0), "tokens": (int, 0), "bytes": (int, None)}
+TEXTS = tuple(each.name for each in fields(Row) if each.type == "str")
 NEEDED = {"file", "caption", "prompt", "model", "finish"}  # what makes a table one of captions
-NUMBERS: dict[str, tuple[Callable[[float], Any], Any]] = {  # how to read them; where there is none
-    "seconds": (float, 0.0),
-    "tokens": (int, 0),
-    "bytes": (int, None),
-}
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What is asked about every picture of a run."""
-
-    prompt: str
-    model: str
-    max_new_tokens: int = 0
-
-    def key(self, name: str) -> Key:
-        """The key of the row of a picture."""
-        return name, printable(self.prompt), printable(self.model)
-
-
-def printable(text: str) -> str:
-    """Return text that any file can hold: halves of characters, and NUL, are spelt out."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+def _named(error: Exception | None) -> str:
+    return "" if error is None else f"{type(error).__name__}: {error}"
 
 
 class Table:
-    """The rows of an output, by their keys; what is added is on the disk when `add` returns."""
+    """The rows of an output, of which those of one prompt and model are asked for.
 
-    def __init__(self, output: Path) -> None:
+    What is added is on the disk when `add` returns.
+    """
+
+    def __init__(self, output: Path, prompt: str, model: str) -> None:
         """Read the table and the journal. Raises LlavaNbError if they are not ours."""
-        self.output, self.journal = output, Journal(output.with_name(f"{output.name}.jsonl"))
-        self.rows: dict[Key, Row] = {}
-        self.earlier: dict[Key, set[str]] = {}  # captions that others have taken the place of
-        self.changed = self.journal.path.exists()
-        for row in read_table(output) + read_table(self.journal.path):
+        self.output, self.journal = output, output.with_name(f"{output.name}.jsonl")
+        self.replaced: dict[str, set[str]] = {}  # captions that others have taken the place of
+        self._task = storable(prompt), storable(model)
+        self._rows: dict[tuple[str, str, str], Row] = {}
+        self._changed, self._file = self.journal.exists(), None
+        for row in read_table(output) + read_table(self.journal):
             self._take(row)
-        for leftover in output.parent.glob(f".{glob.escape(output.name)}.*.part"):
-            with contextlib.suppress(OSError):
-                leftover.unlink()  # of a run that was killed while it wrote the table
+
+    def row(self, name: str) -> Row | None:
+        """Return the row of a picture, if it has one."""
+        return self._rows.get((name, *self._task))
+
+    def caption(self, name: str) -> str | None:
+        """Return the caption of a picture, if it has one."""
+        row = self.row(name)
+        return None if row is None or row.failed else row.caption
+
+    def take_other_spellings(self, names: Iterable[str]) -> None:
+        """Give rows the names of these pictures where only the Unicode form differs.
+
+        A folder that moves from a Mac to another system, or back, may change it.
+        """
+        spellings: dict[str, list[str]] = {}
+        for name in names:
+            spellings.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+        for row in list(self._rows.values()):
+            found = spellings.get(unicodedata.normalize("NFC", row.file), [])
+            if len(found) == 1 and (found[0], row.prompt, row.model) not in self._rows:
+                del self._rows[row.key]
+                self._take(replace(row, file=found[0]))
+                self._changed = True
+
+    def open(self) -> None:
+        """Open the journal, or make it, and cut off what a kill tore. Raises OSError."""
+        self._file = open(self.journal, "ab", buffering=0)
+        self._file.truncate(self.journal.read_bytes().rfind(b"\n") + 1)
+        flush_names(self.journal.parent)
 
     def add(self, rows: Iterable[Row]) -> None:
         """Add rows, each in the place of an earlier one of its key. Raises OSError.
@@ -108,216 +139,100 @@ class Table:
         A row that failed never takes the place of one with a caption.
         """
         rows = list(rows)
-        self.changed = True
-        self.journal.append(rows)
-        for row in rows:
+        for row in rows:  # first, so that what an interrupt keeps from the disk is in the table
             self._take(row)
-
-    def rename(self, row: Row, name: str) -> None:
-        """Call the picture of a row by another spelling of its name."""
-        self.changed = True
-        del self.rows[row.key]
-        self._take(Row(**asdict(row) | {"file": name}))
+        self._changed = True
+        if self._file is None:
+            self.open()
+        end, rest = os.fstat(self._file.fileno()).st_size, b"".join(map(_line, rows))
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]  # an almost full disk takes a part
+            os.fsync(self._file.fileno())
+        except BaseException:  # an interrupt too
+            with contextlib.suppress(OSError):
+                self._file.truncate(end)
+            raise
 
     def _take(self, row: Row) -> None:
-        before = self.rows.get(row.key)
+        before = self._rows.get(row.key)
         if before is not None and not before.failed:
             if row.failed:
                 return
-            self.earlier.setdefault(row.key, set()).add(before.caption)
-        self.rows[row.key] = row
+            if row.key[1:] == self._task:
+                self.replaced.setdefault(row.file, set()).add(before.caption)
+        self._rows[row.key] = row
 
-    def write(self, order: dict[Key, int]) -> None:
+    def write(self, names: Iterable[str]) -> None:
         """Write the table, whole or not at all, and delete the journal. Raises OSError.
 
-        The rows of `order` stand in that order, behind those of other pictures, prompts and models.
+        The rows of these pictures stand in their order, behind those of others.
         """
-        for row in read_table(self.journal.path):
-            self._take(row)  # an interrupt may have come between the file and the memory
-        keys = sorted(self.rows, key=lambda key: order.get(key, -1))
-        if self.changed or keys != list(self.rows) or not self.output.exists():
+        places = {(name, *self._task): place for place, name in enumerate(names)}
+        rows = sorted(self._rows.values(), key=lambda row: places.get(row.key, -1))
+        if self._changed or rows != list(self._rows.values()) or not self.output.exists():
+            for leftover in self.output.parent.glob(f".{glob.escape(self.output.name)}.*.part"):
+                leftover.unlink(missing_ok=True)  # of a run that was killed as it wrote
             with written_beside(self.output) as beside:
-                _write(beside, self.output.suffix.lower(), [self.rows[key] for key in keys])
-        self.journal.delete()
-
-
-class Journal:
-    """Rows appended to a file of JSON lines; what a kill tore off at its end is cut."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self._file, self._end = path, -1, 0
-
-    def open(self) -> None:
-        """Open the file, or make it, and cut off a torn row. Raises OSError."""
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        content = self.path.read_bytes()
-        self._end = content.rfind(b"\n") + 1
-        os.ftruncate(self._file, self._end)
-        flush_names(self.path.parent)
-
-    def append(self, rows: Iterable[Row]) -> None:
-        """Add rows and wait until they are on the disk; if that fails, none stays in the file."""
-        if self._file < 0:
-            self.open()
-        rest = data = memoryview(b"".join(map(_line, rows)))
-        try:
-            while rest:
-                rest = rest[os.write(self._file, rest) :]  # an almost full disk takes a part
-            os.fsync(self._file)
-        except BaseException:  # an interrupt too
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file, self._end)
-            raise
-        self._end += len(data)
-
-    def delete(self) -> None:
-        """Delete the file: its rows are in the table."""
+                FORMATS[self.output.suffix.lower()][0](beside, rows)
         self.close()
-        self.path.unlink(missing_ok=True)
+        self.journal.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close the file."""
-        if self._file >= 0:
-            os.close(self._file)
-        self._file = -1
+        """Close the journal."""
+        if self._file is not None:
+            self._file.close()
 
 
-def check_output(output: Any) -> Path:
-    """Return where the table is to be. Raises LlavaNbError for what cannot be one."""
-    if not isinstance(output, str | os.PathLike):
-        raise LlavaNbError(
-            f"output is of type {type(output).__name__}; it is the path of the table to be "
-            "written, such as 'captions.csv'."
-        )
-    text = os.fsdecode(output)
-    path = Path(os.path.expanduser(text))
-    if path.suffix.lower() not in ENDINGS:
-        raise LlavaNbError(
-            f"'{plain(text)}' does not say what the table is to be: end its name in "
-            f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}, such as 'captions.csv'."
-        )
-    if path.suffix.lower() == ".jsonl" and Path(path.stem).suffix.lower() in ENDINGS:
-        raise LlavaNbError(
-            f"'{plain(text)}' is the name that a run's rows have until '{plain(path.stem)}' is "
-            f"written. Give '{plain(path.stem)}': it goes on from those rows."
-        )
-    if os.path.isdir(path):
-        raise LlavaNbError(f"'{plain(text)}' is a folder: give a name in it, as 'captions.csv'.")
-    for library in LIBRARIES.get(path.suffix.lower(), ()):
-        _import(library, "Or let the table end in .jsonl.")
-    return Path(os.path.realpath(path)) if os.path.islink(path) else path
-
-
-def frame(rows: Iterable[Row]) -> Any:
-    """Return rows as a pandas DataFrame. Raises LlavaNbError if pandas is missing."""
-    pandas = _import("pandas", "Without it: result.rows().")
-    table = pandas.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS))
-    return table.astype({"seconds": "float64", "tokens": "int64", "bytes": "Int64"})
-
-
-def _import(library: str, otherwise: str) -> Any:
-    try:
-        return importlib.import_module(library)
-    except ImportError as error:
-        raise LlavaNbError(f"This needs {library}: pip install {library}. {otherwise}") from error
-
-
-def _write(path: Path, ending: str, rows: list[Row]) -> None:
-    if ending == ".jsonl":
-        path.write_bytes(b"".join(map(_line, rows)))
-    elif ending == ".csv":  # with the mark at the start by which Excel knows UTF-8
-        table = frame(rows)
-        for name in set(COLUMNS) - set(NUMBERS):
-            table[name] = table[name].map(_marked)
-        table.to_csv(path, index=False, encoding="utf-8-sig", lineterminator="\r\n")
-    else:
-        frame(rows).to_parquet(path, engine="pyarrow", index=False)
+# How rows are written to a file of each form, and read from it as dicts.
 
 
 def _line(row: Row) -> bytes:
     return json.dumps(asdict(row), ensure_ascii=False).encode() + b"\n"
 
 
-def read_table(path: Path) -> list[Row]:
-    """Return the rows of a table, none if there is none; one that is torn at the end ends before.
-
-    Raises LlavaNbError if the file cannot be read, or is no table of captions.
-    """
-    try:
-        if not path.exists() or path.stat().st_size == 0:
-            return []
-        read = {".csv": _rows_of_csv, ".jsonl": _rows_of_lines, ".parquet": _rows_of_parquet}
-        return list(read[path.suffix.lower()](path))
-    except OSError as error:
-        raise LlavaNbError(
-            f"'{plain(path)}' cannot be read ({error.strerror or plain(error)}). Put that right, "
-            "or give another output."
-        ) from error
+def _write_lines(path: Path, rows: Iterable[Row]) -> None:
+    path.write_bytes(b"".join(map(_line, rows)))
 
 
-def _rows_of_lines(path: Path) -> Iterator[Row]:
+def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    ours = f'{{"{COLUMNS[0]}": "'.encode()
     with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(file):
+            torn = not line.endswith(b"\n") and (number or ours.startswith(line[: len(ours)]))
             try:
-                yield _row(json.loads(line))
-            except (ValueError, TypeError, AttributeError) as error:
-                begun = f'{{"{COLUMNS[0]}": "'.encode()
-                ours = number > 1 or line[: len(begun)] == begun[: len(line)]
-                if ours and not line.endswith(b"\n"):
-                    return  # a kill tore it
-                raise _not_ours(path, f"line {number}: {error}") from error
+                values = json.loads(line)
+                _check_columns(values)
+            except (ValueError, TypeError) as error:
+                if torn:
+                    return  # by a kill
+                raise ValueError(f"line {number + 1}: {error}") from error
+            yield values
 
 
-def _rows_of_csv(path: Path) -> Iterator[Row]:
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            head = file.readline()
-            # A spreadsheet may have written it again, with what its language puts between cells.
-            between = max(",;\t", key=head.count)
-            names = next(csv.reader([head], delimiter=between), [])
-            _check_columns(names)
-            for cells in csv.reader(file, delimiter=between):
-                if len(cells) < len(names) and not file.read(1):
-                    return  # the end is missing: a copy that was broken off
-                if cells:
-                    values = zip(names, map(_unmarked, cells), strict=True)
-                    yield _row(dict(values))
-    except (ValueError, csv.Error) as error:  # UnicodeDecodeError is a ValueError
-        raise _not_ours(path, str(error)) from error
+def _write_csv(path: Path, rows: Iterable[Row]) -> None:
+    # With the mark at the start by which Excel knows UTF-8.
+    with open(path, "w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(asdict(row) | {name: _marked(getattr(row, name)) for name in TEXTS})
 
 
-def _rows_of_parquet(path: Path) -> Iterator[Row]:
-    pandas = _import("pandas", "It reads the table that is there.")
-    try:
-        table = pandas.read_parquet(path, engine="pyarrow")
-        _check_columns(table.columns)
-        for values in table.astype(object).where(table.notna(), None).to_dict("records"):
-            yield _row(values)
-    except (ValueError, TypeError) as error:  # what pyarrow raises is a ValueError
-        raise _not_ours(path, str(error)) from error
-
-
-def _check_columns(names: Iterable[str]) -> None:
-    """Raise ValueError unless these are our columns; an index that pandas wrote is let through."""
-    names = [name for name in names if not str(name).startswith(("Unnamed:", "__index_level"))]
-    own = sorted(set(filter(None, names)) - set(COLUMNS))
-    if NEEDED - set(names):
-        raise ValueError(f"it has no column {', '.join(sorted(NEEDED - set(names)))}")
-    if own:
-        raise ValueError(f"it has columns of its own, {', '.join(own)}, which would be lost")
-
-
-def _row(values: dict[str, Any]) -> Row:
-    """Return the row of a record's values. Raises ValueError if they are none."""
-    if not NEEDED <= set(values):
-        raise ValueError(f"there is no {', '.join(sorted(NEEDED - set(values)))}")
-    made = {name: str(values.get(name) or "") for name in COLUMNS}
-    numbers = {}
-    for name, (kind, otherwise) in NUMBERS.items():
-        # pandas may have made 12.0 of 12, and a spreadsheet 0,5 of 0.5.
-        text = made[name].replace(",", ".")
-        numbers[name] = kind(float(text)) if text else otherwise
-    return Row(**made | numbers)
+def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        head = file.readline()
+        # A spreadsheet may have written it again, with what its language puts between cells.
+        between = max(",;\t", key=head.count)
+        names = next(csv.reader([head], delimiter=between), [])
+        _check_columns(names)
+        records = csv.DictReader(file, names, delimiter=between)
+        for values in records:
+            if None in values.values() and next(records, None) is None:
+                return  # the end is missing: a copy that was broken off
+            if None in values or None in values.values():
+                raise ValueError(f"line {records.line_num + 1} has not {len(names)} cells")
+            yield {name: _unmarked(text) for name, text in values.items()}
 
 
 def _marked(text: str) -> str:
@@ -330,8 +245,134 @@ def _unmarked(text: str) -> str:
     return text[1:] if text != bare and bare != safe_cell(bare) else text
 
 
-def _not_ours(path: Path, why: str) -> LlavaNbError:
-    return LlavaNbError(
-        f"'{plain(path)}' is no table of captions that can be continued ({plain(why)}). It is "
-        "left as it is: give another output."
-    )
+def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
+    frame(rows).to_parquet(path, engine="pyarrow", index=False)
+
+
+def _read_parquet(path: Path) -> Iterable[dict[str, Any]]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        _check_columns(file.schema_arrow.names)
+        return file.read().to_pylist()
+
+
+# What writes a form of table, what reads it, and the library that has to be there.
+FORMATS = {
+    ".csv": (_write_csv, _read_csv, "csv"),
+    ".jsonl": (_write_lines, _read_lines, "json"),
+    ".parquet": (_write_parquet, _read_parquet, "pyarrow"),
+}
+
+
+def read_table(path: Path) -> list[Row]:
+    """Return the rows of a table, none if there is none; one that is torn at the end ends before.
+
+    Raises LlavaNbError if the file cannot be read, or is no table of captions.
+    """
+    try:
+        if not path.exists() or path.stat().st_size == 0:
+            return []
+        _, read, _ = FORMATS[path.suffix.lower()]
+        return [_row(values) for values in read(path)]
+    except OSError as error:
+        raise LlavaNbError(
+            f"'{plain(path)}' cannot be read ({error.strerror or plain(error)}). Put that right, "
+            "or give another output."
+        ) from error
+    except (ValueError, TypeError, OverflowError, csv.Error) as error:  # pyarrow's is a ValueError
+        raise LlavaNbError(
+            f"'{plain(path)}' is no table of captions that can be continued ({plain(error)}). It "
+            "is left as it is: give another output."
+        ) from error
+
+
+def _check_columns(names: Iterable[str]) -> None:
+    """Raise ValueError unless these are our columns; an index that pandas wrote is let through."""
+    names = {str(each) for each in names if not str(each).startswith(("Unnamed:", "__index_level"))}
+    own = names - {*COLUMNS, ""}
+    if NEEDED - names:
+        raise ValueError(f"it has no column {', '.join(sorted(NEEDED - names))}")
+    if own:
+        raise ValueError(
+            f"it has columns of its own, {', '.join(sorted(own))}, which would be lost"
+        )
+
+
+def _row(values: dict[str, Any]) -> Row:
+    """Return the row of a record's values. Raises ValueError if they are none."""
+    made: dict[str, Any] = {name: str(values.get(name) or "") for name in COLUMNS}
+    for name, kind, otherwise in (
+        ("seconds", float, 0.0),
+        ("tokens", int, 0),
+        ("bytes", int, None),
+    ):
+        # pandas may have made 12.0 of 12, and a spreadsheet 0,5 of 0.5.
+        text = made[name].replace(",", ".")
+        made[name] = kind(float(text)) if text else otherwise
+    return Row(**made)
+
+
+def frame(rows: Iterable[Row]) -> Any:
+    """Return rows as a pandas DataFrame."""
+    import pandas
+
+    table = pandas.DataFrame(map(asdict, rows), columns=list(COLUMNS))
+    return table.astype({"seconds": "float64", "tokens": "int64", "bytes": "Int64"})
+
+
+def check_output(output: Any) -> Path:
+    """Return where the table is to be. Raises LlavaNbError for what cannot be one."""
+    if not isinstance(output, str | os.PathLike):
+        raise LlavaNbError(
+            f"output is of type {type(output).__name__}; it is the path of the table to be "
+            "written, such as 'captions.csv'."
+        )
+    text = os.fsdecode(output)
+    path = Path(os.path.expanduser(text))
+    ending, (*others, last) = path.suffix.lower(), FORMATS
+    if ending not in FORMATS:
+        raise LlavaNbError(
+            f"'{plain(text)}' does not say what the table is to be: end its name in "
+            f"{', '.join(others)} or {last}, such as 'captions.csv'."
+        )
+    if ending == ".jsonl" and Path(path.stem).suffix.lower() in FORMATS:
+        raise LlavaNbError(
+            f"'{plain(text)}' is the name that a run's rows have until '{plain(path.stem)}' is "
+            f"written. Give '{plain(path.stem)}': it goes on from those rows."
+        )
+    if os.path.isdir(path):
+        raise LlavaNbError(f"'{plain(text)}' is a folder: give a name in it, as 'captions.csv'.")
+    library = FORMATS[ending][2]
+    if importlib.util.find_spec(library) is None:
+        raise LlavaNbError(
+            f"This needs {library}: pip install {library}. Or let the table end in .jsonl."
+        )
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path
+
+
+@contextlib.contextmanager
+def only_one_run(output: Path) -> Iterator[None]:
+    """Hold the lock of an output, which the system lets go of however the process ends."""
+    lock = FileLock(output.with_name(f".{output.name}.lock"), timeout=0)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise LlavaNbError(
+            f"Another run is writing '{plain(output)}'. Wait until it is done, stop it, or give "
+            "another output."
+        ) from error
+    except NotImplementedError:
+        pass  # a disk that knows no locks
+    except (OSError, ValueError) as error:
+        raise LlavaNbError(
+            f"'{plain(output)}' cannot be written ({getattr(error, 'strerror', None) or error}). "
+            "Give an output in a folder where you may write, such as 'captions.csv'."
+        ) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(lock.lock_file)  # while it is held, so that it is nobody else's
+        lock.release()

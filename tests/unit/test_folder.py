@@ -11,7 +11,7 @@ from folder_fakes import FakeLlava, album, names, paint
 
 from llava_lessons.tiny.scenes import draw
 from llava_nb.errors import LlavaNbError, PromptError
-from llava_nb.folder import caption_folder
+from llava_nb import caption_folder
 from llava_nb.folder.table import COLUMNS
 
 ENDINGS = [".csv", ".jsonl", ".parquet"]
