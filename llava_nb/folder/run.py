@@ -30,7 +30,7 @@ from ..inference.answer import (
 from ..prompts import DEFAULT_PROMPT, check_question
 from .sources import Entry, find_pictures, text_files_of
 from .table import Row, Table, check_output, frame, only_one_run
-from .work import Task, rows_by_ray, rows_here
+from .work import rows_by_ray, rows_here
 
 SHOWN_ERRORS = 10
 THUMBNAIL = 160  # pixels
@@ -84,7 +84,8 @@ def caption_folder(
         )
     check_question(prompt)
     settings = Settings(max_new_tokens, temperature, top_p, stop)
-    options = {
+    asked = {
+        "prompts": prompt,
         "batch_size": check_batch_size(batch_size),
         "max_new_tokens": settings.max_new_tokens,
         "temperature": settings.temperature,
@@ -110,8 +111,7 @@ def caption_folder(
         run = Run(Table(path, prompt, llava.name), entries, texts)
         try:
             run.begin(settings.max_new_tokens, recaption)
-            task = Task(prompt, llava.name, options)
-            run.work(engines[engine](llava, run.remaining, task, is_over), progress)
+            run.work(engines[engine](llava, run.remaining, asked, is_over), progress)
         finally:
             run.end()
     counts = Counter(run.outcomes.values())
@@ -197,11 +197,12 @@ class Run:
         better, outcomes = [], {}
         for row in rows:
             outcomes[row.file] = "failed" if row.failed else "captioned"
-            if row.failed and self.table.caption(row.file) is not None:
+            before = self.table.row(row.file)
+            if row.failed and before is not None and not before.failed:
                 # An ImageError is about the picture, any other about asking.
                 unseen = row.error.startswith("ImageError")
                 outcomes[row.file] = "not_looked_at" if unseen else "not_redone"
-                row = replace(self.table.row(row.file), error=row.error)
+                row = replace(before, error=row.error)
             better.append(row)
         with self._saving():
             self.table.add(better)
@@ -226,11 +227,8 @@ class Run:
 
     def end(self) -> None:
         """Put the table in order and in its place. Raises LlavaNbError."""
-        try:
-            with self._saving(f", in '{plain(self.table.journal)}' until then"):
-                self.table.write(entry.name for entry in self._entries)
-        finally:
-            self.table.close()
+        with self._saving(f", in '{plain(self.table.journal)}' until then"):
+            self.table.write(entry.name for entry in self._entries)
 
     @contextlib.contextmanager
     def _saving(self, where: str = "") -> Iterator[None]:

@@ -55,16 +55,14 @@ class Row:
     @classmethod
     def of(cls, outcome: Any, **known: Any) -> Row:
         """Return the row of an `Answer`, or of the error in place of one, and of what is known."""
-        if isinstance(outcome, Exception):
-            return cls(**known, error=_named(outcome))
-        return cls(
-            **known,
-            caption=outcome.text,
-            seconds=round(outcome.seconds, 3),
-            tokens=outcome.tokens,
-            finish=outcome.finish,
-            error=_named(outcome.error),
-        )
+        error = outcome if isinstance(outcome, Exception) else outcome.error
+        if error is not None:
+            known["error"] = f"{type(error).__name__}: {error}"
+        if error is outcome:
+            return cls(**known)
+        seconds = round(outcome.seconds, 3)
+        words = {"caption": outcome.text, "tokens": outcome.tokens, "finish": outcome.finish}
+        return cls(**known, **words, seconds=seconds)
 
     @property
     def failed(self) -> bool:
@@ -78,13 +76,9 @@ class Row:
 
 
 COLUMNS = tuple(each.name for each in fields(Row))
-NUMBERS = {"seconds": (float, 0.0), "tokens": (int, 0), "bytes": (int, None)}
+NUMBERS = {"seconds": float, "tokens": int, "bytes": int}
 TEXTS = tuple(each.name for each in fields(Row) if each.type == "str")
 NEEDED = {"file", "caption", "prompt", "model", "finish"}  # what makes a table one of captions
-
-
-def _named(error: Exception | None) -> str:
-    return "" if error is None else f"{type(error).__name__}: {error}"
 
 
 class Table:
@@ -134,11 +128,12 @@ class Table:
         flush_names(self.journal.parent)
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Add rows, each in the place of an earlier one of its key. Raises OSError.
+        """Add rows of this prompt and model, in the place of earlier ones. Raises OSError.
 
         A row that failed never takes the place of one with a caption.
         """
-        rows = list(rows)
+        prompt, model = self._task
+        rows = [replace(row, prompt=prompt, model=model) for row in rows]
         for row in rows:  # first, so that what an interrupt keeps from the disk is in the table
             self._take(row)
         self._changed = True
@@ -168,6 +163,8 @@ class Table:
 
         The rows of these pictures stand in their order, behind those of others.
         """
+        if self._file is not None:
+            self._file.close()
         places = {(name, *self._task): place for place, name in enumerate(names)}
         rows = sorted(self._rows.values(), key=lambda row: places.get(row.key, -1))
         if self._changed or rows != list(self._rows.values()) or not self.output.exists():
@@ -175,13 +172,7 @@ class Table:
                 leftover.unlink(missing_ok=True)  # of a run that was killed as it wrote
             with written_beside(self.output) as beside:
                 FORMATS[self.output.suffix.lower()][0](beside, rows)
-        self.close()
         self.journal.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Close the journal."""
-        if self._file is not None:
-            self._file.close()
 
 
 # How rows are written to a file of each form, and read from it as dicts.
@@ -290,26 +281,21 @@ def read_table(path: Path) -> list[Row]:
 def _check_columns(names: Iterable[str]) -> None:
     """Raise ValueError unless these are our columns; an index that pandas wrote is let through."""
     names = {str(each) for each in names if not str(each).startswith(("Unnamed:", "__index_level"))}
-    own = names - {*COLUMNS, ""}
-    if NEEDED - names:
-        raise ValueError(f"it has no column {', '.join(sorted(NEEDED - names))}")
+    missing, own = (", ".join(sorted(each)) for each in (NEEDED - names, names - {*COLUMNS, ""}))
+    if missing:
+        raise ValueError(f"it has no column {missing}")
     if own:
-        raise ValueError(
-            f"it has columns of its own, {', '.join(sorted(own))}, which would be lost"
-        )
+        raise ValueError(f"it has columns of its own, {own}, which would be lost")
 
 
 def _row(values: dict[str, Any]) -> Row:
     """Return the row of a record's values. Raises ValueError if they are none."""
     made: dict[str, Any] = {name: str(values.get(name) or "") for name in COLUMNS}
-    for name, kind, otherwise in (
-        ("seconds", float, 0.0),
-        ("tokens", int, 0),
-        ("bytes", int, None),
-    ):
+    for name, kind in NUMBERS.items():
         # pandas may have made 12.0 of 12, and a spreadsheet 0,5 of 0.5.
-        text = made[name].replace(",", ".")
-        made[name] = kind(float(text)) if text else otherwise
+        text = made.pop(name).replace(",", ".")
+        if text:
+            made[name] = kind(float(text))
     return Row(**made)
 
 

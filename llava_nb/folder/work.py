@@ -8,7 +8,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ..errors import LlavaNbError, ModelError
@@ -18,47 +18,37 @@ from .table import Row
 BATCH_PIXELS = 100_000_000  # a batch of large pictures ends there, at 0.3 GB in RGB
 WAIT_SECONDS = 0.2  # how soon a stop is seen while a download, or a worker, is waited for
 RETRIES = 1  # how often the batch of a worker of Ray that died is done again
+Asked = dict[str, Any]  # the arguments of `Llava.ask_batch`: prompts, batch_size and others
 Rows = Generator[list[Row], None, None]
 
 
-@dataclass(frozen=True)
-class Task:
-    """What is asked about every picture; `options` are those of `Llava.ask_batch`."""
+def rows_of(llava: Any, batch: Sequence[tuple[dict[str, Any], Any]], asked: Asked) -> list[Row]:
+    """Return the rows of pictures as `Entry.read` gives them, readable or not."""
+    pictures = [picture for _, picture in batch if not isinstance(picture, Exception)]
+    answers = iter(_answers(llava, pictures, asked) if pictures else [])
+    return [
+        Row.of(picture if isinstance(picture, Exception) else next(answers), **facts)
+        for facts, picture in batch
+    ]
 
-    prompt: str
-    model: str
-    options: dict[str, Any]
 
-    def rows(self, llava: Any, batch: Sequence[tuple[dict[str, Any], Any]]) -> list[Row]:
-        """Return the rows of pictures as `Entry.read` gives them, readable or not."""
-        pictures = [picture for _, picture in batch if not isinstance(picture, Exception)]
-        answers = iter(self._answers(llava, pictures) if pictures else [])
-        return [
-            self.row(facts, picture if isinstance(picture, Exception) else next(answers))
-            for facts, picture in batch
-        ]
-
-    def row(self, facts: dict[str, Any], outcome: Any) -> Row:
-        """Return the row of a picture; `outcome` is its answer, or the error in place of one."""
-        return Row.of(outcome, prompt=self.prompt, model=self.model, **facts)
-
-    def _answers(self, llava: Any, pictures: list[Any]) -> list[Any]:
-        """Answer all at once; if that fails as a whole, one by one."""
-        try:
-            return llava.ask_batch(pictures, self.prompt, **self.options)
-        except LlavaNbError:  # a closed model, settings that mean nothing
-            raise
-        except Exception as error:  # a picture that the processor or the model cannot take
-            if len(pictures) == 1:
-                return [error]
-            answers = [self._answers(llava, [picture])[0] for picture in pictures]
-            if all(isinstance(answer, Exception) for answer in answers):
-                raise  # then it is not the pictures
-            return answers
+def _answers(llava: Any, pictures: list[Any], asked: Asked) -> list[Any]:
+    """Answer all at once; if that fails as a whole, one by one, an error where one fails alone."""
+    try:
+        return llava.ask_batch(pictures, **asked)
+    except LlavaNbError:  # a closed model, settings that mean nothing
+        raise
+    except Exception as error:  # a picture that the processor or the model cannot take
+        if len(pictures) == 1:
+            return [error]
+        answers = [_answers(llava, [picture], asked)[0] for picture in pictures]
+        if all(isinstance(answer, Exception) for answer in answers):
+            raise  # then it is not the pictures
+        return answers
 
 
 def rows_here(
-    llava: Any, entries: Sequence[Entry], task: Task, is_over: Callable[[], bool]
+    llava: Any, entries: Sequence[Entry], asked: Asked, is_over: Callable[[], bool]
 ) -> Rows:
     """Give the rows of one batch after the other, in the order of the entries, until `is_over`.
 
@@ -69,7 +59,7 @@ def rows_here(
 
     def read_batch() -> list[Any]:
         batch, pixels = [], 0
-        while len(batch) < task.options["batch_size"] and pixels < BATCH_PIXELS:
+        while len(batch) < asked["batch_size"] and pixels < BATCH_PIXELS:
             entry = next(waiting, None)
             if entry is None or ended.is_set():
                 break
@@ -88,7 +78,7 @@ def rows_here(
             if not batch:
                 return
             coming = pool.submit(read_batch)
-            yield task.rows(llava, batch)
+            yield rows_of(llava, batch, asked)
             del batch  # so that two batches are in memory, not three
     finally:
         ended.set()
@@ -98,8 +88,8 @@ def rows_here(
 class Worker:
     """An actor of Ray: one model, which lives as long as the actor does."""
 
-    def __init__(self, task: Task, model: dict[str, Any]) -> None:
-        self._task, self._model, self._llava = task, model, None
+    def __init__(self, asked: Asked, model: dict[str, Any]) -> None:
+        self._asked, self._model, self._llava = asked, model, None
 
     def rows(self, batch: Sequence[Entry]) -> list[Row]:
         """Return the rows of some pictures."""
@@ -107,13 +97,13 @@ class Worker:
             from ..loading.load import load
 
             self._llava = load(**self._model)
-        return self._task.rows(self._llava, [entry.read() for entry in batch])
+        return rows_of(self._llava, [entry.read() for entry in batch], self._asked)
 
 
 def rows_by_ray(
     llava: Any,
     entries: Sequence[Entry],
-    task: Task,
+    asked: Asked,
     is_over: Callable[[], bool],
     *,
     workers: int | None,
@@ -145,9 +135,9 @@ def rows_by_ray(
     model = {"model": llava.source or llava.name, "quantization": llava.quantization}
     options = {f"num_{kind.lower()}s": 1, "max_restarts": -1, "max_task_retries": RETRIES}
     make = ray.remote(**options)(Worker)
-    idle, running = [make.remote(task, model) for _ in range(workers or room)], {}
+    idle, running = [make.remote(asked, model) for _ in range(workers or room)], {}
     size, waiting = (
-        task.options["batch_size"],
+        asked["batch_size"],
         [
             entry if entry.is_address else replace(entry, place=os.path.abspath(entry.place))
             for entry in entries
@@ -172,4 +162,4 @@ def rows_by_ray(
                     "again with batch_size=1 to find the picture; most likely the worker ran "
                     "out of memory."
                 )
-                yield [task.row(entry.facts(), died) for entry in batch]
+                yield [Row.of(died, **entry.facts()) for entry in batch]
