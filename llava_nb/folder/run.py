@@ -218,7 +218,12 @@ class Run:
             path, caption = self._texts.get(name), self.table.caption(name)
             if path is None or caption is None or self.outcomes.get(name) == "not_looked_at":
                 continue
-            found = _text(path)
+            try:
+                found = path.read_bytes().decode("utf-8", "backslashreplace")
+            except FileNotFoundError:
+                found = None
+            except OSError:
+                found = ""  # a folder, or not ours to read
             if found is None or found in self.table.replaced.get(name, ()):
                 with written_beside(path) as beside:
                     beside.write_bytes(caption.encode())
@@ -255,16 +260,6 @@ def _is_of(row: Row, entry: Entry, facts: dict[str, Any]) -> bool:
         return same_size and hashlib.sha256(entry.content().data).hexdigest() == row.sha256
     except LlavaNbError:
         return False  # reading it again says why, beside its caption
-
-
-def _text(path: Path) -> str | None:
-    """The text there, None if there is none."""
-    try:
-        return path.read_bytes().decode("utf-8", "backslashreplace")
-    except FileNotFoundError:
-        return None
-    except OSError:
-        return ""  # a folder, or not ours to read: leave it
 
 
 @dataclass(frozen=True)
@@ -350,12 +345,13 @@ class FolderResult:
         It is written beside the table, as `captions.sheet.html`, or at `path`, which ends in
         .html; it needs nothing else and runs nothing. Raises LlavaNbError if it cannot be written.
         """
-        if whole_number(limit) is None:
+        number = whole_number(limit)
+        if number is None:
             raise LlavaNbError(f"limit is {shown(limit)}; it is 1 picture or more.")
         rows, entries = self.rows(), {entry.name: entry for entry in self.entries}
         if not rows:
             raise LlavaNbError("There are no captions yet: run caption_folder to its end first.")
-        figures = "".join(_figure(row, entries[row.file]) for row in rows[: whole_number(limit)])
+        figures = "".join(_figure(row, entries[row.file]) for row in rows[:number])
         try:
             page = self.output.with_name(f"{self.output.stem}.sheet.html")
             if path is not None:
@@ -373,7 +369,7 @@ class FolderResult:
                 f"The contact sheet cannot be written to '{plain(path or page.parent)}' "
                 f"({plain(error)}). Give another place: contact_sheet('/tmp/sheet.html')."
             ) from error
-        return ContactSheet(page, min(whole_number(limit), len(rows)), len(rows), figures)
+        return ContactSheet(page, min(number, len(rows)), len(rows), figures)
 
     def __str__(self) -> str:
         before = self.kept - self.not_looked_at - self.not_redone
@@ -413,8 +409,8 @@ class FolderResult:
 
 def _figure(row: Row, entry: Entry) -> str:
     """A picture small, if it can be read (any more), and its text."""
-    name, image, picture = html.escape(row.file), "", entry.read().picture
-    if picture is not None:
+    name, image, (_, picture) = html.escape(row.file), "", entry.read()
+    if not isinstance(picture, Exception):
         picture.thumbnail((THUMBNAIL, THUMBNAIL), reducing_gap=2.0)
         jpeg = io.BytesIO()
         picture.save(jpeg, "JPEG", quality=85)
