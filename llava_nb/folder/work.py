@@ -119,7 +119,7 @@ def rows_by_ray(
         import ray
     except ImportError as error:
         raise LlavaNbError(
-            'engine="ray" needs Ray: pip install "ray[data]". One machine with one GPU needs none '
+            'engine="ray" needs Ray: pip install ray. One machine with one GPU needs none '
             'of it: engine="local".'
         ) from error
     if not ray.is_initialized():  # the cluster of RAY_ADDRESS, or one here
