@@ -21,6 +21,14 @@ def test_caption_takes_a_picture_and_a_prompt(capsys, picture, tmp_path):
     assert "caption:  Two." in capsys.readouterr().out
 
 
+def test_folder_makes_a_table_and_a_contact_sheet(capsys, picture, tmp_path):
+    picture.save(tmp_path / "own.png")
+    options = ["--model", "tiny", "--contact-sheet", "--no-progress"]
+    assert main(["folder", str(tmp_path), "-o", str(tmp_path / "captions.csv"), *options]) == 0
+    printed = capsys.readouterr().out
+    assert "1 pictures, 1 captioned" in printed and "1 of 1 pictures in" in printed
+
+
 def test_none_means_not_quantised(capsys):
     main(["caption", "--model", "tiny", "--quantization", "none"])
     assert "tiny (not quantised)" in capsys.readouterr().out

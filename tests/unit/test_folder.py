@@ -452,24 +452,6 @@ def test_a_generator_and_a_column_of_pandas(paths, output):
     assert run(pandas.Series(map(str, paths)), output).kept == 4
 
 
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ([], "The list of pictures is empty"),
-        ("no-such*.png", "Nothing matches 'no-such"),
-        ("no-such.png", "There is no file 'no-such.png'"),
-        ("table.csv", r"is a table, not a picture.*pandas.read_csv"),
-        (pandas.DataFrame({"file": ["a.png"]}), r"give one column: table\['file'\]"),
-        ([Image.new("RGB", (8, 8))], r"llava.ask_batch\(pictures, prompt\)"),
-    ],
-)
-def test_what_is_no_source_says_what_is(tmp_path, monkeypatch, output, source, message):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "table.csv").write_text("file\n")
-    with pytest.raises(LlavaNbError, match=message):
-        run(source, output)
-
-
 # Beside the table.
 
 
@@ -518,7 +500,7 @@ def test_the_progress_bar_counts_what_is_done_already(folder, output, capsys, mo
     assert "4/5" in shown and "5/5" in shown and "pictures/s" in shown
 
 
-# Settings, and several models.
+# What is asked for, and several models.
 
 
 @pytest.mark.parametrize(
@@ -533,13 +515,20 @@ def test_the_progress_bar_counts_what_is_done_already(folder, output, capsys, mo
         ({"engine": "spark"}, "engine is 'spark'; take 'local', or 'ray'"),
         ({"output": "captions.xlsx"}, r"end its name in \.csv, \.jsonl or \.parquet"),
         ({"output": "captions.csv.jsonl"}, "Give 'captions.csv': it goes on from those rows"),
+        ({"folder": []}, "The list of pictures is empty"),
+        ({"folder": "no-such*.png"}, "Nothing matches 'no-such"),
+        ({"folder": "no-such.png"}, "There is no file 'no-such.png'"),
+        ({"folder": "old.csv"}, r"is a table, not a picture.*pandas.read_csv"),
+        ({"folder": pandas.DataFrame({"file": ["a"]})}, r"give one column: table\['file'\]"),
+        ({"folder": [Image.new("RGB", (8, 8))]}, r"llava.ask_batch\(pictures, prompt\)"),
     ],
 )
-def test_settings_that_mean_nothing(folder, output, monkeypatch, options, message):
-    monkeypatch.chdir(output.parent)
+def test_what_means_nothing_says_what_does(folder, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old.csv").write_text("file")
     with pytest.raises(LlavaNbError, match=message):
-        run(folder, **{"output": output} | options)
-    assert os.listdir() == ["pictures"]
+        run(**{"folder": folder, "output": "captions.csv"} | options)
+    assert sorted(os.listdir()) == ["old.csv", "pictures"]
 
 
 @pytest.mark.parametrize(
