@@ -224,10 +224,12 @@ class Run:
                 found = None
             except OSError:
                 found = ""  # a folder, or not ours to read
+            if found == caption:
+                continue
             if found is None or found in self.table.replaced.get(name, ()):
                 with written_beside(path) as beside:
                     beside.write_bytes(caption.encode())
-            elif found != caption:
+            else:
                 self.texts_left_alone.add(path)
 
     def end(self) -> None:

@@ -119,8 +119,8 @@ def rows_by_ray(
         import ray
     except ImportError as error:
         raise LlavaNbError(
-            'engine="ray" needs Ray: pip install ray. One machine with one GPU needs none '
-            'of it: engine="local".'
+            'engine="ray" needs Ray: pip install ray. One machine with one GPU needs none of it: '
+            'engine="local".'
         ) from error
     if not ray.is_initialized():  # the cluster of RAY_ADDRESS, or one here
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
@@ -129,20 +129,17 @@ def rows_by_ray(
     room = int(has.get(kind, 0))
     if not 1 <= (workers or 1) <= room:
         raise LlavaNbError(
-            f"workers is {workers}, and Ray has {room} {kind}(s): take 1 to that, or None for all. "
-            "What Ray has is set when it starts: ray.init(num_cpus=2)."
+            f"workers is {workers}, and Ray has room for {room}, one a {kind}. What Ray has is set "
+            "when it starts, such as by ray.init(num_cpus=2)."
         )
     model = {"model": llava.source or llava.name, "quantization": llava.quantization}
     options = {f"num_{kind.lower()}s": 1, "max_restarts": -1, "max_task_retries": RETRIES}
     make = ray.remote(**options)(Worker)
     idle, running = [make.remote(asked, model) for _ in range(workers or room)], {}
-    size, waiting = (
-        asked["batch_size"],
-        [
-            entry if entry.is_address else replace(entry, place=os.path.abspath(entry.place))
-            for entry in entries
-        ],
-    )
+    size, waiting = asked["batch_size"], list(entries)
+    for place, entry in enumerate(waiting):
+        if not entry.is_address:
+            waiting[place] = replace(entry, place=os.path.abspath(entry.place))
     while (waiting or running) and not is_over():
         while waiting and idle:
             batch, waiting, worker = waiting[:size], waiting[size:], idle.pop()

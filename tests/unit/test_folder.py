@@ -578,7 +578,7 @@ def test_several_models_by_ray_make_the_rows_of_one(folder, tmp_path, monkeypatc
         return run(folder, tmp_path / "ray.csv", engine="ray", **options)
 
     monkeypatch.setattr("llava_nb.loading.load", lambda **_: FakeLlava())
-    with pytest.raises(LlavaNbError, match=r"workers is 3, and Ray has 2 GPU"):
+    with pytest.raises(LlavaNbError, match="workers is 3, and Ray has room for 2, one a GPU"):
         spread(FakeRay(), workers=3)
     with pytest.raises(ModelError, match="A worker of Ray cannot go on. ModelError: it was closed"):
         spread(FakeRay(FakeRay.exceptions.RayTaskError()))
