@@ -179,7 +179,7 @@ class Run:
         if done == total:
             return
         with self._saving():
-            self.table.open()  # before the model is asked: that takes long
+            self.table.add([])  # tries the disk before the model is asked: that takes long
         bar: Any = contextlib.nullcontext()
         if progress:
             # Not merely made invisible by disable=True: it would still take the lock that all bars

@@ -121,12 +121,6 @@ class Table:
                 self._take(replace(row, file=found[0]))
                 self._changed = True
 
-    def open(self) -> None:
-        """Open the journal, or make it, and cut off what a kill tore. Raises OSError."""
-        self._file = open(self.journal, "ab", buffering=0)
-        self._file.truncate(self.journal.read_bytes().rfind(b"\n") + 1)
-        flush_names(self.journal.parent)
-
     def add(self, rows: Iterable[Row]) -> None:
         """Add rows of this prompt and model, in the place of earlier ones. Raises OSError.
 
@@ -138,7 +132,9 @@ class Table:
             self._take(row)
         self._changed = True
         if self._file is None:
-            self.open()
+            self._file = open(self.journal, "ab", buffering=0)
+            self._file.truncate(self.journal.read_bytes().rfind(b"\n") + 1)  # what a kill tore
+            flush_names(self.journal.parent)
         end, rest = os.fstat(self._file.fileno()).st_size, b"".join(map(_line, rows))
         try:
             while rest:
@@ -343,14 +339,13 @@ def only_one_run(output: Path) -> Iterator[None]:
     lock = FileLock(output.with_name(f".{output.name}.lock"), timeout=0)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        with contextlib.suppress(NotImplementedError):  # a disk that knows no locks
+            lock.acquire()
     except Timeout as error:
         raise LlavaNbError(
             f"Another run is writing '{plain(output)}'. Wait until it is done, stop it, or give "
             "another output."
         ) from error
-    except NotImplementedError:
-        pass  # a disk that knows no locks
     except (OSError, ValueError) as error:
         raise LlavaNbError(
             f"'{plain(output)}' cannot be written ({getattr(error, 'strerror', None) or error}). "
