@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     folder = commands.add_parser("folder", parents=[model], help=about, description=again)
     add = folder.add_argument
     add("pictures", nargs="+", help="a folder, a pattern, or pictures and addresses")
-    add("-o", "--output", required=True, help="the table: ends in .csv, .jsonl or .parquet")
+    add("-o", "--output", required=True, help="the table, such as captions.csv")
     add("--prompt", default=DEFAULT_PROMPT)
     add("--batch-size", type=int, default=8, help="pictures at once (default: 8)")
     add("--max-new-tokens", type=int, default=256, help="default: 256")

@@ -11,6 +11,8 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import llava_nb
+
 from ..errors import LlavaNbError, ModelError
 from .sources import Entry
 from .table import Row
@@ -94,9 +96,7 @@ class Worker:
     def rows(self, batch: Sequence[Entry]) -> list[Row]:
         """Return the rows of some pictures."""
         if self._llava is None:  # not in __init__, whose errors Ray takes for a death
-            from ..loading.load import load
-
-            self._llava = load(**self._model)
+            self._llava = llava_nb.load(**self._model)
         return rows_of(self._llava, [entry.read() for entry in batch], self._asked)
 
 

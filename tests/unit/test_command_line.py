@@ -21,12 +21,15 @@ def test_caption_takes_a_picture_and_a_prompt(capsys, picture, tmp_path):
     assert "caption:  Two." in capsys.readouterr().out
 
 
-def test_folder_makes_a_table_and_a_contact_sheet(capsys, picture, tmp_path):
+def test_folder_makes_a_table_texts_and_a_contact_sheet(capsys, picture, tmp_path):
     picture.save(tmp_path / "own.png")
-    options = ["--model", "tiny", "--contact-sheet", "--no-progress"]
+    options = ["--model", "tiny", "--contact-sheet", "--no-progress", "--text-files"]
     assert main(["folder", str(tmp_path), "-o", str(tmp_path / "captions.csv"), *options]) == 0
     printed = capsys.readouterr().out
     assert "1 pictures, 1 captioned" in printed and "1 of 1 pictures in" in printed
+    assert (tmp_path / "own.txt").read_text() and "own.png" in (
+        tmp_path / "captions.csv"
+    ).read_text()
 
 
 def test_none_means_not_quantised(capsys):
@@ -44,13 +47,6 @@ def test_a_users_mistake_is_one_line_and_exit_code_1(capsys):
 def test_report_prints_what_the_machine_can_run(capsys):
     assert main(["report"]) == 0
     assert "llava-1.5-13b" in capsys.readouterr().out
-
-
-def test_a_folder_becomes_a_table_and_the_options_are_those_of_caption_folder(picture, tmp_path):
-    picture.save(tmp_path / "one.png")
-    options = ["--model", "tiny", "--no-progress", "--max-new-tokens", "5", "--text-files"]
-    assert main(["folder", str(tmp_path), "-o", str(tmp_path / "table.csv"), *options]) == 0
-    assert (tmp_path / "one.txt").read_text() and "one.png" in (tmp_path / "table.csv").read_text()
 
 
 def test_no_command_shows_the_usage(capsys):
