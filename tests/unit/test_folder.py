@@ -14,6 +14,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+import llava_nb
 from llava_lessons.tiny.scenes import draw
 from llava_nb import (
     Answer,
@@ -577,7 +578,7 @@ def test_several_models_by_ray_make_the_rows_of_one(folder, tmp_path, monkeypatc
         monkeypatch.setitem(sys.modules, "ray", ray)
         return run(folder, tmp_path / "ray.csv", engine="ray", **options)
 
-    monkeypatch.setattr("llava_nb.loading.load", lambda **_: FakeLlava())
+    monkeypatch.setattr(llava_nb, "load", lambda **_: FakeLlava())
     with pytest.raises(LlavaNbError, match="workers is 3, and Ray has room for 2, one a GPU"):
         spread(FakeRay(), workers=3)
     with pytest.raises(ModelError, match="A worker of Ray cannot go on. ModelError: it was closed"):
