@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from PIL import Image, ImageFile
+from PIL import Image, UnidentifiedImageError
 
 from . import pixels
 from .download import MAX_BYTES, MAX_REDIRECTS, TIMEOUT, Content, fetch
@@ -61,9 +61,12 @@ def open_image(
     reduced by a whole factor.
 
     Limits: `max_bytes` (50 MiB) for the file, counted after any content encoding; `max_pixels`
-    (100 million; for WebP a third, for AVIF half of it), checked before decoding; `timeout` (20
-    seconds) for the whole of a download; `max_redirects` (5). Addresses inside a private network,
-    or of this machine, are refused unless `allow_private` is true.
+    (100 million), checked before decoding; `timeout` (20 seconds) for the whole of a download;
+    `max_redirects` (5). Addresses inside a private network, or of this machine, are refused unless
+    `allow_private` is true. Within these limits opening takes at most 0.5 GiB; so a file whose
+    decoder holds more than the picture may have fewer pixels: WebP 30 million, AVIF 48, and where
+    it has three colours a TIFF in one compressed strip 69, a progressive JPEG without subsampling
+    69. A larger `max_pixels` lets them in.
 
     Raises ImageError, whose message is the repair.
     """
@@ -315,20 +318,11 @@ def decode(
     What fails as it is is tried again without its text, profiles and EXIF: only damaged pixels
     refuse a picture. Raises ImageError.
     """
-    looks: list[tuple[str, bool]] = []  # what Pillow took it for, and whether it has no decoder
     causes: list[Exception] = []
-
-    def check(picture: ImageFile.ImageFile) -> None:
-        stub = isinstance(picture, ImageFile.StubImageFile)
-        looks.append((picture.format, stub))
-        if not stub:
-            pixels.check_pixels(picture.size, name, max_pixels, picture.format)
-
     with pixels.pillow_settings(data, max_pixels):
-        for load in (pixels.load, pixels.load_without_side_data, pixels.load_jpeg_without_end):
+        for variant in (bytes, pixels.pixels_only, pixels.completed_jpeg):
             try:
-                picture, sixteen_bits = load(data, check)
-                break
+                return pixels.read(variant(data), name, max_pixels, exif=data)
             except ImageError:
                 raise
             except _BOMBS as error:  # which name the number of pixels
@@ -336,15 +330,9 @@ def decode(
                 raise ImageError(pixels.too_large(number, name, max_pixels)) from error
             except Exception as error:  # decoders of foreign bytes raise every kind there is
                 causes.append(error.with_traceback(None))  # whose frames hold a whole picture
-        else:
-            if looks:
-                raise ImageError(_not_decoded(name, *looks[0], causes[0])) from causes[0]
-            raise ImageError(_not_a_picture(data, name, content_type)) from causes[0]
-        exif = data if picture.format in ("JPEG", "MPO", "PNG", "WEBP") else b""
-        turn = pixels.turn_of(picture, exif)
-        result = pixels.to_rgb(picture, name, sixteen_bits=sixteen_bits)
-        del picture  # a large one takes as much again to be turned
-        return result if turn is None else result.transpose(turn)
+    if isinstance(causes[0], UnidentifiedImageError):
+        raise ImageError(_not_a_picture(data, name, content_type)) from causes[0]
+    raise ImageError(_not_decoded(name, causes[0])) from causes[0]
 
 
 def from_pil(picture: Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -366,20 +354,17 @@ def from_pil(picture: Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Ima
                 file.seek(0)
                 data = file.read()
             except Exception:  # no file, or one that cannot be read again
-                raise ImageError(_not_decoded(name, picture.format, False, error)) from error
+                raise ImageError(_not_decoded(name, error)) from error
             return decode(data, name, max_pixels=max_pixels)
         turn = pixels.turn_of(picture)
         result = pixels.to_rgb(picture, name)
         return result if turn is None else result.transpose(turn)
 
 
-def _not_decoded(name: str, file_format: str | None, stub: bool, error: Exception) -> str:
-    """The message for a file that Pillow knows but could not decode."""
-    what = f"the {file_format} file" if file_format else "it"
-    if stub:
-        return f"{name} is a {file_format} file, which Pillow cannot decode here: export it as PNG."
+def _not_decoded(name: str, error: Exception) -> str:
+    """The message for a picture that Pillow knows but could not decode."""
     return (
-        f"{name} cannot be read in full ({plain(error)}): {what} is cut off or damaged, or holds "
+        f"{name} cannot be read in full ({plain(error)}): it is cut off or damaged, or holds "
         "pixels in a way that Pillow does not decode. Fetch, save or upload it again."
     )
 

@@ -20,14 +20,14 @@ from PIL import Image, ImageFile
 from .errors import ImageError, plain
 
 MAX_PIXELS = 100_000_000
-# A picture takes 4 bytes a pixel in Pillow, and as many again as RGB. One of more than 50 million
-# comes back reduced to at most 16 million (4,000 x 4,000, where a model sees 2,304 x 2,304 at the
-# most), so that opening takes at most 0.5 GiB.
-FULL_PIXELS, REDUCED_PIXELS = 50_000_000, 16_000_000
-# The decoders of these formats hold 16 and 10 bytes a pixel (measured): of max_pixels they get this
-# share, to the same 0.5 GiB. JPEG 2000's holds 19, but can be asked for half the size.
-SHARES = {"WEBP": 0.3, "AVIF": 0.5}
-JPEG2000_PIXELS = 25_000_000
+_BYTES = 480_000_000  # of pixels: with a file of 50 MiB, opening takes at most 0.5 GiB
+# A picture takes 4 bytes a pixel in Pillow, and as many again as RGB. So one of more than 50
+# million comes back reduced to at most 16 million (4,000 x 4,000; a model sees 2,304 x 2,304 at
+# the most).
+_FULL_PIXELS, _REDUCED_PIXELS = 50_000_000, 16_000_000
+_JPEG2000_PIXELS = 25_000_000  # its decoder holds 19 bytes a pixel, but can make half the size
+# What the decoders of these formats hold beside the picture, in bytes a pixel (measured).
+_HELD = {"WEBP": 12, "AVIF": 6, "QOI": 3.5}
 # EPS starts another program, IPTC opens what is inside it, EPS too, and MPEG is never decoded.
 NOT_OPENED = ("EPS", "IPTC", "MPEG")
 
@@ -36,53 +36,30 @@ _ICONS = (b"\0\0\1\0", b"icns")
 _ORIENTATION = 0x0112  # a tag of EXIF 2.3 and TIFF 6.0
 _TILE = 1024  # pixels a side: what is converted at a time, so that there is no second copy
 
-
-def from_array(array: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read a numpy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); see `open_image`."""
-    import numpy
-
-    values = numpy.asarray(array)
-    shape = " x ".join(map(str, values.shape)) or "a single number"
-    channels = values.shape[2] if values.ndim == 3 else 1
-    if values.ndim not in (2, 3) or channels not in (1, 3, 4):
-        first = values.ndim == 3 and values.shape[0] in (1, 3, 4)
-        hint = ": use array.transpose(1, 2, 0)" if first else ""
-        raise ImageError(
-            f"The array is {shape}; open_image takes height x width, optionally x 1, 3 or 4{hint}."
-        )
-    size = values.shape[1], values.shape[0]
-    check_pixels(size, "The array", max_pixels)
-    if values.ndim == 3 and channels == 1:
-        values = values[:, :, 0]
-    scale = _array_scale(values)
-
-    def tile(box: tuple[int, int, int, int]) -> Image.Image:
-        left, top, right, bottom = box
-        part = scale(values[top:bottom, left:right])
-        return _flat(Image.fromarray(numpy.ascontiguousarray(part)))
-
-    return _assembled(size, tile)
+Box = tuple[int, int, int, int]
 
 
 # Limits and Pillow's own switches.
 
 
 def check_pixels(
-    size: tuple[int, int], name: str, max_pixels: int, file_format: str | None = None
+    size: tuple[int, int], name: str, max_pixels: int, kind: str = "", taken: float = 4.0
 ) -> None:
-    """Raise ImageError for a picture without pixels, or with more than the limit."""
+    """Raise ImageError for a picture without pixels, or with more than the limit.
+
+    `taken` is how many bytes a pixel a file of this kind takes while it is decoded.
+    """
     width, height = size
     if width < 1 or height < 1:
         raise ImageError(f"{name} has no pixels ({width} x {height}): give another picture.")
-    share = SHARES.get(file_format, 1)
+    share = min(_BYTES / (taken * MAX_PIXELS), 1)
     if width * height > max_pixels * share:
-        raise ImageError(too_large(width * height, name, max_pixels, file_format))
+        raise ImageError(too_large(width * height, name, max_pixels, kind, share))
 
 
-def too_large(pixels: int, name: str, max_pixels: int, file_format: str | None = None) -> str:
-    """The message for a picture of more pixels than the limit."""
-    share = SHARES.get(file_format, 1)
-    why = f" for {file_format}, which takes more memory to decode" if share < 1 else ""
+def too_large(pixels: int, name: str, max_pixels: int, kind: str = "", share: float = 1.0) -> str:
+    """The message for a picture of more pixels than the limit, or than its kind's share of it."""
+    why = f" for {kind}, which takes more memory to decode" if share < 1 else ""
     return (
         f"{name} has {pixels / 1e6:.1f} megapixels; the limit is {max_pixels * share / 1e6:.4g}"
         f"{why}. Save it smaller, or, if you trust it, call open_image(..., "
@@ -110,54 +87,92 @@ def pillow_settings(data: bytes = b"", max_pixels: int = MAX_PIXELS) -> Iterator
 
 # Decoding: as it is; without what is not pixels; and a JPEG that ends before its end marker.
 
-Check = Callable[[ImageFile.ImageFile], None]
 
+def read(data: bytes, name: str, max_pixels: int, exif: bytes = b"") -> Image.Image:
+    """Decode a file to upright RGB, within `pillow_settings`.
 
-def load(data: bytes, check: Check) -> tuple[Image.Image, bool]:
-    """Return the decoded picture, and whether its file has 16 bits a colour, now cut to 8."""
+    `exif` is where to look for a turn that `data` lacks. Raises ImageError for a picture over the
+    limit, and otherwise whatever Pillow's decoders raise.
+    """
     formats = [known for known in Image.OPEN if known not in NOT_OPENED]
     picture = Image.open(io.BytesIO(data), formats=formats)
-    check(picture)
+    if isinstance(picture, ImageFile.StubImageFile):
+        try:
+            picture.load()  # a plugin may have registered what draws it
+        except OSError as error:
+            raise ImageError(
+                f"{name} is a {picture.format} file, which Pillow cannot decode here: export it "
+                "as PNG."
+            ) from error
+    pixels, (kind, held) = picture.width * picture.height, _decoder(picture, data)
+    is_jpeg = picture.format in ("JPEG", "MPO")
+    check_pixels(picture.size, name, max_pixels, kind, held + (1 if is_jpeg else 4))
+    if is_jpeg and pixels * max(held + 4, 8) > _FULL_PIXELS * 8:
+        picture.draft(None, (picture.width // 2, picture.height // 2))  # libjpeg scales to half
+    if picture.format == "JPEG2000" and pixels > _JPEG2000_PIXELS:
+        picture.reduce = math.ceil(math.log(pixels / _JPEG2000_PIXELS, 4))
     sixteen_bits = any(";16" in str(tile) for tile in picture.tile)  # as in "RGB;16B"
-    pixels = picture.width * picture.height
-    if picture.format in ("JPEG", "MPO") and pixels > FULL_PIXELS:
-        half = picture.width // 2, picture.height // 2
-        picture.draft(None, half)  # libjpeg scales while it decodes
-    if picture.format == "JPEG2000" and pixels > JPEG2000_PIXELS:
-        picture.reduce = math.ceil(math.log(pixels / JPEG2000_PIXELS, 4))
-    picture.load()
-    return picture, sixteen_bits
+    if picture.format == "TIFF":
+        turn = turn_of(picture, exif)
+        picture.getexif()[_ORIENTATION] = 1  # or Pillow turns it itself, in a second copy
+        picture.load()
+    else:
+        picture.load()
+        turn = turn_of(picture, exif)
+    result = to_rgb(picture, name, sixteen_bits=sixteen_bits)
+    del picture  # a large one takes as much again to be turned
+    return result if turn is None else result.transpose(turn)
 
 
-def load_without_side_data(data: bytes, check: Check) -> tuple[Image.Image, bool]:
-    """The same without what `pixels_only` leaves out."""
-    bare = pixels_only(data)
-    if bare is data:
-        raise ValueError("nothing in it is known to be other than pixels")
-    return load(bare, check)
+def _decoder(picture: ImageFile.ImageFile, data: bytes) -> tuple[str, float]:
+    """Return the kind of a file, and the bytes a pixel its decoder holds beside the picture."""
+    if picture.format in ("JPEG", "MPO"):
+        # libjpeg keeps all coefficients, 2 bytes each, where it takes several scans to have them
+        # (jdinput.c, jdcoefct.c), and at full size, whatever the size that it scales to.
+        scan = re.search(rb"\xff\xda..(.)", pixels_only(data), re.DOTALL)
+        if "progressive" in picture.info or (scan and scan[1][0] < picture.layers):
+            _, across, down, _ = zip(*picture.layer, strict=True)
+            samples = sum(map(math.prod, zip(across, down, strict=True)))
+            return "JPEG in several scans", 2 * samples / (max(across) * max(down))
+    if picture.format == "TIFF" and picture.tag_v2.get(259, 1) != 1:  # compressed
+        # libtiff decodes a strip or tile at a time (Pillow's TiffDecode.c), and one may be it all.
+        tags, (width, height) = picture.tag_v2, picture.size
+        rows = tags.get(323) or tags.get(278, height)
+        bits = tags.get(258, (1,))
+        planes = len(bits) if tags.get(284) == 2 else 1
+        share = min(tags.get(322, width) * rows / (width * height), 1)
+        return "TIFF in one strip", share * sum(bits) / 8 / planes
+    return picture.format, _HELD.get(picture.format, 0)
 
 
-def load_jpeg_without_end(data: bytes, check: Check) -> tuple[Image.Image, bool]:
-    """Decode a JPEG that lacks its end marker, if all of its pixels are there.
+def pixels_only(data: bytes) -> bytes:
+    """Return a PNG, JPEG, WebP or TIFF without its text, profiles and EXIF; others as they are."""
+    for start, strip in _STRIPPERS.items():
+        if data.startswith(start):
+            with suppress(struct.error, IndexError):  # cut off before its pixels
+                return strip(data)
+    return data
 
-    They are if no scan is missing, and if the picture is the same whatever bits follow.
+
+def completed_jpeg(data: bytes) -> bytes:
+    """Return a JPEG that lacks its end marker with one, if all of its pixels are there.
+
+    They are if no scan is missing, and if the picture is the same whatever bits follow. Raises
+    ValueError.
     """
     bare = pixels_only(data).rstrip(b"\xff")
     if not (bare.startswith(b"\xff\xd8") and _has_every_scan(bare)):
         raise ValueError("not a JPEG with all of its scans")
     restarts = re.findall(rb"\xff([\xd0-\xd7])", bare)
     following = restarts[-1][0] - 0xD0 + 1 if restarts else 0
-    digests = set()
+    completed, digests = bare + b"\xff\xd9", set()
     for bits in (bytes(range(254, 0, -1)) * 4, b"\x55\x6b" * 512, b""):
         intervals = [bits + bytes([0xFF, 0xD0 + (following + n) % 8]) for n in range(8)]
-        picture, _ = load(bare + b"".join(intervals) * bool(bits) + b"\xff\xd9", check)
-        digest = hashlib.sha256()
-        for box in _boxes(picture.size):
-            digest.update(picture.crop(box).tobytes())
-        digests.add(digest.digest())
+        file = bare + b"".join(intervals) * bool(bits) + b"\xff\xd9"
+        digests.add(hashlib.sha256(read(file, "", math.inf).tobytes()).digest())
     if len(digests) > 1:
         raise ValueError("the file ends before the last pixel")
-    return picture, False
+    return completed
 
 
 def _has_every_scan(jpeg: bytes) -> bool:
@@ -176,15 +191,6 @@ def _has_every_scan(jpeg: bytes) -> bool:
                 (parameters[2 * n], k) for n in range(in_scan) for k in range(first, last + 1)
             }
     return not wanted
-
-
-def pixels_only(data: bytes) -> bytes:
-    """Return a PNG, JPEG, WebP or TIFF without its text, profiles and EXIF; others as they are."""
-    for start, strip in _STRIPPERS.items():
-        if data.startswith(start):
-            with suppress(struct.error, IndexError):  # cut off before its pixels
-                return strip(data)
-    return data
 
 
 def _bare_png(data: bytes) -> bytes:
@@ -235,21 +241,24 @@ def _bare_webp(data: bytes) -> bytes:
 
 
 # TIFF 6.0 and its supplements: what the pixels are, how they are packed and where they lie.
-_TIFF_PIXELS = {*range(254, 260), 262, 266, 273, 274, *range(277, 281), 284, 292, 293, 317, 320}
+_TIFF_PIXELS = {*range(254, 260), 262, 266, 273, *range(277, 281), 284, 292, 293, 317, 320}
 _TIFF_PIXELS |= {*range(322, 326), 332, 334, 338, 339, 347, *range(512, 522), *range(529, 533)}
 
 
 def _bare_tiff(data: bytes) -> bytes:
     """The first directory, shortened where it lies, and no other."""
+    order, at, entries = _tiff_directory(data)
+    kept = [entry for entry in entries if struct.unpack_from(order + "H", entry)[0] in _TIFF_PIXELS]
+    directory = struct.pack(order + "H", len(kept)) + b"".join(kept) + bytes(4)
+    return data[:at] + directory + data[at + len(directory) :]
+
+
+def _tiff_directory(data: bytes) -> tuple[str, int, list[bytes]]:
+    """Byte order, place and entries of the first directory of a TIFF, which EXIF is as well."""
     order = "<" if data.startswith(b"II") else ">"
     (at,) = struct.unpack_from(order + "I", data, 4)
     (count,) = struct.unpack_from(order + "H", data, at)
-    entries = [data[place : place + 12] for place in range(at + 2, at + 2 + 12 * count, 12)]
-    kept = [e for e in entries if struct.unpack_from(order + "H", e)[0] in _TIFF_PIXELS]
-    upright = struct.pack(order + "HHI", _ORIENTATION, 3, 1)  # one number of 16 bits
-    kept = [e for e in kept if e[:2] != upright[:2] or e.startswith(upright)]
-    directory = struct.pack(order + "H", len(kept)) + b"".join(kept) + bytes(4)
-    return data[:at] + directory + data[at + len(directory) :]
+    return order, at, [data[n : n + 12] for n in range(at + 2, at + 2 + 12 * count, 12)]
 
 
 _STRIPPERS = {
@@ -282,51 +291,44 @@ def turn_of(picture: Image.Image, data: bytes = b"") -> Image.Transpose | None:
         found = None
     if found is None:
         kept = picture.info.get("exif")
-        with suppress(struct.error, KeyError):
+        with suppress(struct.error, KeyError):  # cut off, or no number
             found = _orientation_in(kept if isinstance(kept, bytes) else data)
     return _TURNS.get(found) if isinstance(found, int) else None
 
 
 def _orientation_in(data: bytes) -> int | None:
-    """Look up one tag in EXIF as JPEG, PNG and WebP hold it, whatever state the rest is in."""
+    """Look up one tag in EXIF as its kind of file holds it, whatever state the rest is in."""
     for mark, length in ((b"", 0), (b"Exif\0\0", 6), (b"eXIf", 4), (b"EXIF", 8)):
-        exif = data[max(data.find(mark), 0) + length :][:65_536]
+        exif = data[max(data.find(mark), 0) + length :]
         if exif.startswith((b"II*\0", b"MM\0*")):
-            break
-    else:
-        return None
-    order = "<" if exif.startswith(b"II") else ">"
-    (at,) = struct.unpack_from(order + "I", exif, 4)
-    (count,) = struct.unpack_from(order + "H", exif, at)
-    for place in range(at + 2, at + 2 + 12 * count, 12):
-        tag, kind = struct.unpack_from(order + "HH", exif, place)
-        if tag == _ORIENTATION:
-            return struct.unpack_from(order + {1: "B", 3: "H", 4: "I"}[kind], exif, place + 8)[0]
+            order, _, entries = _tiff_directory(exif)
+            for entry in entries:
+                tag, kind = struct.unpack_from(order + "HH", entry)
+                if tag == _ORIENTATION:
+                    return struct.unpack_from(order + {1: "B", 3: "H", 4: "I"}[kind], entry, 8)[0]
     return None
 
 
 # Any mode to RGB, tile by tile.
 
 
-def _boxes(size: tuple[int, int], side: int = _TILE) -> Iterator[tuple[int, int, int, int]]:
+def _assembled(size: tuple[int, int], tile: Callable[[Box], Image.Image]) -> Image.Image:
+    """Put together the RGB tiles of a picture of this size, reduced if it is very large."""
+    (width, height), factor = size, 1
+    if width * height > _FULL_PIXELS:
+        factor = math.ceil(math.sqrt(width * height / _REDUCED_PIXELS))
+    result = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    for box in _boxes(size, _TILE // factor * factor):
+        part = tile(box) if factor == 1 else tile(box).reduce(factor)
+        result.paste(part, (box[0] // factor, box[1] // factor))
+    return result
+
+
+def _boxes(size: tuple[int, int], side: int = _TILE) -> Iterator[Box]:
     width, height = size
     for top in range(0, height, side):
         for left in range(0, width, side):
             yield left, top, min(left + side, width), min(top + side, height)
-
-
-def _assembled(
-    size: tuple[int, int], tile: Callable[[tuple[int, int, int, int]], Image.Image]
-) -> Image.Image:
-    """Put together the RGB tiles of a picture of this size, reduced if it is very large."""
-    pixels, factor = size[0] * size[1], 1
-    if pixels > FULL_PIXELS:
-        factor = math.ceil(math.sqrt(pixels / REDUCED_PIXELS))
-    result = Image.new("RGB", tuple(-(-side // factor) for side in size))
-    for box in _boxes(size, max(_TILE // factor, 1) * factor):
-        part = tile(box) if factor == 1 else tile(box).reduce(factor)
-        result.paste(part, (box[0] // factor, box[1] // factor))
-    return result
 
 
 def to_rgb(picture: Image.Image, name: str, *, sixteen_bits: bool = False) -> Image.Image:
@@ -335,15 +337,17 @@ def to_rgb(picture: Image.Image, name: str, *, sixteen_bits: bool = False) -> Im
     `sixteen_bits`: its file has 16 bits a colour, which Pillow has cut to 8. Raises ImageError.
     """
     try:
-        prepare = _grey_scale(picture) if picture.mode.startswith(("I", "F")) else None
-        if sixteen_bits and picture.mode in ("RGB", "RGBA", "LA"):
-            prepare = _colour_scale(picture)
+        scale = None
+        if picture.mode.startswith(("I", "F")):
+            scale = _grey_scale(picture)
+        elif sixteen_bits and picture.mode in ("RGB", "RGBA", "LA"):
+            scale = _colour_scale(picture)
 
-        def tile(box: tuple[int, int, int, int]) -> Image.Image:
+        def tile(box: Box) -> Image.Image:
             part = picture.crop(box)
-            return _flat(prepare(part) if prepare else part)
+            return _flat(scale(part) if scale else part)
 
-        return _assembled(picture.size, tile)
+        return _assembled(picture.im.size, tile)
     except Exception as error:
         raise ImageError(
             f"{name} (mode {picture.mode}) cannot be turned into RGB ({plain(error)}). Save it as "
@@ -414,6 +418,36 @@ def _to_8_bit(values: Any, full: float, start: float = 0.0) -> Any:
     grey = values.astype("float64" if values.dtype.itemsize > 2 else "float32")
     grey = (grey - start) * 255 / full
     return grey.round().clip(0, 255).astype("uint8")
+
+
+# Arrays.
+
+
+def from_array(array: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read a numpy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); see `open_image`."""
+    import numpy
+
+    values = numpy.asarray(array)
+    shape = " x ".join(map(str, values.shape)) or "a single number"
+    channels = values.shape[2] if values.ndim == 3 else 1
+    if values.ndim not in (2, 3) or channels not in (1, 3, 4):
+        first = values.ndim == 3 and values.shape[0] in (1, 3, 4)
+        hint = ": use array.transpose(1, 2, 0)" if first else ""
+        raise ImageError(
+            f"The array is {shape}; open_image takes height x width, optionally x 1, 3 or 4{hint}."
+        )
+    size = values.shape[1], values.shape[0]
+    check_pixels(size, "The array", max_pixels)
+    if values.ndim == 3 and channels == 1:
+        values = values[:, :, 0]
+    scale = _array_scale(values)
+
+    def tile(box: Box) -> Image.Image:
+        left, top, right, bottom = box
+        part = scale(values[top:bottom, left:right])
+        return _flat(Image.fromarray(numpy.ascontiguousarray(part)))
+
+    return _assembled(size, tile)
 
 
 def _array_scale(values: Any) -> Callable[[Any], Any]:
