@@ -9,7 +9,6 @@ import math
 import os
 import re
 import stat
-import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
 from itertools import islice
@@ -18,12 +17,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+import numpy
 from PIL import Image, UnidentifiedImageError
 
 from . import pixels
 from .download import MAX_BYTES, MAX_REDIRECTS, TIMEOUT, Content, fetch
 from .errors import ImageError, LlavaNbError, plain
-from .pixels import MAX_PIXELS, from_array
+from .pixels import MAX_PIXELS
 
 TAKEN = (
     "a path, an http(s) address, bytes, a data URI, a PIL image, a numpy array, "
@@ -70,26 +70,17 @@ def open_image(
 
     Raises ImageError, whose message is the repair.
     """
-    limits = {"max_bytes": max_bytes, "max_pixels": max_pixels, "timeout": timeout}
-    for name, value in {**limits, "max_redirects": max_redirects}.items():
+    limits = {"max_bytes": max_bytes, "timeout": timeout, "max_redirects": max_redirects}
+    for name, value in {**limits, "max_pixels": max_pixels}.items():
         if not isinstance(value, Real) or not 0 <= value < math.inf:
             raise ImageError(f"{name} is {plain(repr(value), 60)}: give a number from 0 on.")
     try:
         if isinstance(source, Image.Image):
-            return from_pil(source, max_pixels=max_pixels)
-        numpy = sys.modules.get("numpy")  # whoever has an array has imported numpy
-        if numpy is not None and isinstance(source, numpy.ndarray):
-            return from_array(source, max_pixels=max_pixels)
-        content = read(
-            source,
-            max_bytes=max_bytes,
-            timeout=timeout,
-            max_redirects=max_redirects,
-            allow_private=allow_private,
-        )
-        return decode(
-            content.data, content.name, max_pixels=max_pixels, content_type=content.content_type
-        )
+            return from_pil(source, max_pixels)
+        if isinstance(source, numpy.ndarray):
+            return pixels.from_array(source, max_pixels)
+        file = read(source, **limits, allow_private=allow_private)
+        return decode(file.data, file.name, max_pixels=max_pixels, content_type=file.content_type)
     except LlavaNbError:
         raise
     except Exception as error:  # other people's objects raise whatever they like when looked at
@@ -102,26 +93,13 @@ def open_image(
 # Reading: from what a person gave to the bytes of a file.
 
 
-def read(
-    source: Any,
-    *,
-    max_bytes: int = MAX_BYTES,
-    timeout: float = TIMEOUT,
-    max_redirects: int = MAX_REDIRECTS,
-    allow_private: bool = False,
-) -> Content:
+def read(source: Any, *, max_bytes: int = MAX_BYTES, **download: Any) -> Content:
     """Return the bytes behind a path, an address, a data URI, bytes or an upload, undecoded.
 
     The options are those of `open_image`. Raises ImageError.
     """
     if is_address(source):
-        return fetch(
-            source.strip(),
-            max_bytes=max_bytes,
-            timeout=timeout,
-            max_redirects=max_redirects,
-            allow_private=allow_private,
-        )
+        return fetch(source.strip(), max_bytes=max_bytes, **download)
     if isinstance(source, str) and source.lstrip()[:5].lower() == "data:":
         return _from_data_uri(source.strip(), max_bytes)
     if isinstance(source, str | os.PathLike):
@@ -134,15 +112,6 @@ def read(
 def is_address(source: Any) -> bool:
     """Whether `source` is text that begins as an http or https address does."""
     return isinstance(source, str) and bool(re.match(r"\s*https?:", source, re.IGNORECASE))
-
-
-def check_size(size: int, name: str, max_bytes: int = MAX_BYTES) -> None:
-    """Raise ImageError if `size`, the bytes of the file that messages call `name`, is too large."""
-    if size > max_bytes:
-        raise ImageError(
-            f"{name} has {size / 2**20:.1f} MiB; the limit is {max_bytes / 2**20:.1f} MiB. Save "
-            f"it smaller, or call open_image(..., max_bytes={size:_}) and use the result."
-        )
 
 
 def find_path(source: str | os.PathLike) -> Path:
@@ -182,7 +151,7 @@ def read_file(source: str | os.PathLike, max_bytes: int = MAX_BYTES) -> Content:
             )
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(f"{name} is a device or a pipe: give the path of an image file.")
-        check_size(status.st_size, name, max_bytes)
+        _check_size(status.st_size, name, max_bytes)
         with path.open("rb") as file:
             data = file.read(int(max_bytes) + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -192,7 +161,7 @@ def read_file(source: str | os.PathLike, max_bytes: int = MAX_BYTES) -> Content:
         raise ImageError(f"{name} cannot be read ({reason}): give {TAKEN}.") from error
     if not data:
         raise ImageError(f"{name} is empty (0 bytes): save, copy or upload it again.")
-    check_size(len(data), name, max_bytes)
+    _check_size(len(data), name, max_bytes)
     return Content(name, data)
 
 
@@ -217,9 +186,7 @@ def _refuse_other_schemes(text: str, *, is_text: bool) -> None:
     if not text.strip():
         raise ImageError(f"The source is empty text: give {TAKEN}.")
     found = re.match(r"\s*([a-z][a-z0-9+.-]+):(//)?", text, re.IGNORECASE)
-    if not found:
-        return
-    scheme, slashes = found[1].lower(), found[2]
+    scheme, slashes = (found[1].lower(), found[2]) if found else ("", "")
     if not is_text and scheme in ("http", "https"):
         raise ImageError(f"Give the address as text, not as a Path (it reads '{plain(text)}' now).")
     if slashes or scheme in _SCHEMES_WITHOUT_SLASHES:
@@ -233,11 +200,6 @@ def _refuse_other_schemes(text: str, *, is_text: bool) -> None:
 def _from_data_uri(uri: str, max_bytes: int) -> Content:
     shown = f"The data URI '{plain(uri, 80)}'"
     header, comma, payload = uri.partition(",")
-    if not comma:
-        raise ImageError(
-            f"{shown} has no comma, so no content: it reads data:image/png;base64,<content>. "
-            "Copy it again in full."
-        )
     try:
         data = unquote_to_bytes(payload)
         if header.lower().replace(" ", "").endswith(";base64"):
@@ -248,9 +210,33 @@ def _from_data_uri(uri: str, max_bytes: int) -> Content:
             f"{shown} does not hold valid base64 or text ({plain(error)}). Copy it again in full."
         ) from error
     if not data:
-        raise ImageError(f"{shown} has no content after the comma.")
-    check_size(len(data), "The data URI", max_bytes)
-    return Content("The data URI", data)
+        missing = "content after the comma" if comma else "comma, so no content"
+        raise ImageError(
+            f"{shown} has no {missing}: it reads data:image/png;base64,<content>. Copy it again "
+            "in full."
+        )
+    return _from_buffer(data, "The data URI", max_bytes)
+
+
+def _from_upload(value: Any, max_bytes: int) -> Content:
+    """Read the value of an ipywidgets FileUpload, or one entry of it; of several files the last."""
+    files = [value]
+    if isinstance(value, tuple | list):
+        files = value
+    elif isinstance(value, Mapping) and not _is_upload_entry(value):
+        files = [*value.values()]  # by name, in version 7
+    entry = files[-1] if files else {"content": b""}
+    if not _is_upload_entry(entry):
+        raise ImageError(_not_taken(value))
+    metadata = entry.get("metadata")
+    inner = metadata.get("name") if isinstance(metadata, Mapping) else None
+    name = entry.get("name") or inner
+    name = f"The upload '{plain(name)}'" if name else "The upload"
+    return _from_buffer(entry["content"], name, max_bytes)
+
+
+def _is_upload_entry(value: Any) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("content"), _BUFFERS)
 
 
 def _from_buffer(buffer: bytes | bytearray | memoryview, name: str, max_bytes: int) -> Content:
@@ -260,28 +246,16 @@ def _from_buffer(buffer: bytes | bytearray | memoryview, name: str, max_bytes: i
             f"{name}: nothing arrived (0 bytes). The file was probably over the upload limit of "
             "the notebook; give its path or an http(s) address instead, or a smaller file."
         )
-    check_size(size, name, max_bytes)
+    _check_size(size, name, max_bytes)
     return Content(name, bytes(buffer))
 
 
-def _from_upload(value: Any, max_bytes: int) -> Content:
-    if isinstance(value, Mapping | tuple | list) and not value:
-        return _from_buffer(b"", "The upload", max_bytes)
-    entry = value
-    if isinstance(value, tuple | list):
-        entry = value[-1]
-    elif isinstance(value, Mapping) and not _is_upload_entry(value):
-        entry = list(value.values())[-1]
-    if not _is_upload_entry(entry):
-        raise ImageError(_not_taken(value))
-    metadata = entry.get("metadata")
-    inner = metadata.get("name") if isinstance(metadata, Mapping) else None
-    name = f"The upload '{plain(entry.get('name') or inner or 'without a name')}'"
-    return _from_buffer(entry["content"], name, max_bytes)
-
-
-def _is_upload_entry(value: Any) -> bool:
-    return isinstance(value, Mapping) and isinstance(value.get("content"), _BUFFERS)
+def _check_size(size: int, name: str, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise ImageError(
+            f"{name} has {size / 2**20:.1f} MiB; the limit is {max_bytes / 2**20:.1f} MiB. Save "
+            f"it smaller, or call open_image(..., max_bytes={size:_}) and use the result."
+        )
 
 
 def _kind(value: object) -> str:
@@ -311,7 +285,7 @@ def _not_taken(value: object) -> str:
 
 
 def decode(
-    data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, content_type: str = ""
+    data: bytes, name: str, *, max_pixels: float = MAX_PIXELS, content_type: str = ""
 ) -> Image.Image:
     """Decode a file's bytes to upright RGB; `name` says in messages what they are.
 
@@ -322,12 +296,12 @@ def decode(
     with pixels.pillow_settings(data, max_pixels):
         for variant in (bytes, pixels.pixels_only, pixels.completed_jpeg):
             try:
-                return pixels.read(variant(data), name, max_pixels, exif=data)
+                return pixels.read(variant(data), name, max_pixels, file=data)
             except ImageError:
                 raise
             except _BOMBS as error:  # which name the number of pixels
                 number = max(map(int, re.findall(r"\d+", str(error))), default=0)
-                raise ImageError(pixels.too_large(number, name, max_pixels)) from error
+                pixels.check_pixels((number, 1), name, min(max_pixels, number - 1))
             except Exception as error:  # decoders of foreign bytes raise every kind there is
                 causes.append(error.with_traceback(None))  # whose frames hold a whole picture
     if isinstance(causes[0], UnidentifiedImageError):
@@ -335,7 +309,7 @@ def decode(
     raise ImageError(_not_decoded(name, causes[0])) from causes[0]
 
 
-def from_pil(picture: Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def from_pil(picture: Image.Image, max_pixels: float = MAX_PIXELS) -> Image.Image:
     """Return a new picture, upright RGB; `picture` stays as it is. Raises ImageError."""
     name = "The PIL image"
     pixels.check_pixels(picture.size, name, max_pixels)
@@ -356,59 +330,62 @@ def from_pil(picture: Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Ima
             except Exception:  # no file, or one that cannot be read again
                 raise ImageError(_not_decoded(name, error)) from error
             return decode(data, name, max_pixels=max_pixels)
-        turn = pixels.turn_of(picture)
-        result = pixels.to_rgb(picture, name)
-        return result if turn is None else result.transpose(turn)
+        return pixels.upright(pixels.to_rgb(picture), pixels.orientation_of(picture))
 
 
 def _not_decoded(name: str, error: Exception) -> str:
     """The message for a picture that Pillow knows but could not decode."""
+    if "cannot find loader" in str(error):
+        return f"{name}: Pillow {plain(error)}: export it as PNG."
     return (
         f"{name} cannot be read in full ({plain(error)}): it is cut off or damaged, or holds "
         "pixels in a way that Pillow does not decode. Fetch, save or upload it again."
     )
 
 
-_EPS = (b"%!PS", b"\xc5\xd0\xd3\xc6")
-# Beginnings of files that people give by mistake: (bytes, what it is, the repair).
-_FOREIGN = (
-    (b"%PDF", "a PDF document", "save the picture in it as PNG"),
-    (b"PK\x03\x04", "a ZIP archive", "unpack it and give one picture from it"),
-    (b"\x1f\x8b", "a gzip archive", "unpack it and give the picture inside"),
-    (_EPS, "a PostScript (EPS) file, which only another program draws", "export it as PNG"),
-    ((b"\x1aE\xdf\xa3", b"\0\0\1\xb3"), "a video", "save one frame of it as PNG"),
-    (b"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` and give the file again"),
-)
-_PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"8BPS")
-_WEB_PAGE_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body")
-_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+# What people give by mistake: how it begins, and what to say.
+_OTHERS = {
+    rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body)|.*<html": "is a web page, not a picture: "
+    "open it in a browser, right-click the picture, copy the image address, and give that.",
+    rb".*<svg": "is an SVG drawing, which has no pixels: convert it to PNG and give that.",
+    rb"%PDF": "is a PDF document, not a picture: save the picture in it as PNG.",
+    rb"PK\x03\x04": "is a ZIP archive, not a picture: unpack it and give one picture from it.",
+    rb"\x1f\x8b": "is a gzip archive, not a picture: unpack it and give the picture inside.",
+    rb"%!PS|\xc5\xd0\xd3\xc6": "is a PostScript (EPS) file, which only another program draws: "
+    "export it as PNG.",
+    rb"version https://git-lfs": "is a Git LFS pointer, not a picture: run `git lfs pull` and give "
+    "the file again.",
+    rb"\x1aE\xdf\xa3|\0\0\x01\xb3|....ftyp(?!hei[cx]|hevc|mif1|msf1|avi[fs])": "is a video, not a "
+    "picture: save one frame of it as PNG.",
+}
+_PLUGINS = {  # by the format that they register
+    "HEIF": (
+        rb"....ftyp(hei[cx]|hevc|mif1|msf1)",
+        "a HEIC photo: pip install pillow-heif, call pillow_heif.register_heif_opener()",
+    ),
+    "JXL": (
+        rb"\xff\n|\0\0\0\x0cJXL \r\n\x87\n",
+        "a JPEG XL picture: pip install pillow-jxl-plugin, import pillow_jxl",
+    ),
+}
+_PICTURES = rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II\*\0|MM\0\*|8BPS|RIFF....WEBP|....ftyp"
 
 
 def _not_a_picture(data: bytes, name: str, content_type: str) -> str:
     """The message for bytes that Pillow takes for no picture: what they are, and the repair."""
-    head = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if head.startswith(_WEB_PAGE_STARTS) or b"<html" in head or "html" in content_type:
-        return (
-            f"{name} is a web page, not a picture: open it in a browser, right-click the "
-            "picture, copy the image address, and give that."
-        )
-    if b"<svg" in head or "svg" in content_type:
-        return f"{name} is an SVG drawing, which has no pixels: convert it to PNG and give that."
-    for start, what, repair in _FOREIGN:
-        if data.startswith(start):
-            return f"{name} is {what}, not a picture: {repair}."
-    brand = data[8:12] if data[4:8] == b"ftyp" else b""
-    plugin = ""
-    if brand in _HEIC_BRANDS and "HEIF" not in Image.OPEN:
-        plugin = "a HEIC photo: pip install pillow-heif, call pillow_heif.register_heif_opener()"
-    if data.startswith((b"\xff\n", b"\0\0\0\x0cJXL \r\n\x87\n")) and "JXL" not in Image.OPEN:
-        plugin = "a JPEG XL picture: pip install pillow-jxl-plugin, import pillow_jxl"
-    if plugin:
-        return f"{name} is {plugin} and open it again; or save it as JPEG."
-    if brand and brand not in (*_HEIC_BRANDS, b"avif", b"avis"):
-        return f"{name} is a video, not a picture: save one frame of it as PNG."
-    webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
-    if webp or brand or data.startswith(_PICTURE_STARTS):
+    said_to_be = re.search("html|svg", content_type)
+    head = f"<{said_to_be[0]}".encode() if said_to_be else data[:1024]
+
+    def begins(pattern: bytes) -> bool:
+        return bool(re.match(pattern, head, re.DOTALL | re.IGNORECASE))
+
+    for pattern, said in _OTHERS.items():
+        if begins(pattern):
+            return f"{name} {said}"
+    for file_format, (pattern, said) in _PLUGINS.items():
+        if begins(pattern) and file_format not in Image.OPEN:
+            return f"{name} is {said} and open it again; or save it as JPEG."
+    if begins(_PICTURES):
         return (
             f"{name} begins like a picture, but Pillow cannot open it: it is cut off or damaged "
             f"({len(data):,} bytes), or of a kind that Pillow does not know. Fetch, save or upload "

@@ -11,25 +11,27 @@ import math
 import re
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from PIL import Image, ImageFile
+import numpy
+from PIL import Image, ImageFile, ImageOps
+from PIL import TiffImagePlugin as tiff
 
 from .errors import ImageError, plain
 
 MAX_PIXELS = 100_000_000
 _BYTES = 480_000_000  # of pixels: with a file of 50 MiB, opening takes at most 0.5 GiB
-# A picture takes 4 bytes a pixel in Pillow, and as many again as RGB. So one of more than 50
-# million comes back reduced to at most 16 million (4,000 x 4,000; a model sees 2,304 x 2,304 at
-# the most).
+# A picture takes 4 bytes a pixel in Pillow, and as many again as RGB. So one of more than 50 million
+# comes back reduced to at most 16 million (4,000 x 4,000; a model sees at most 2,304 x 2,304).
 _FULL_PIXELS, _REDUCED_PIXELS = 50_000_000, 16_000_000
 _JPEG2000_PIXELS = 25_000_000  # its decoder holds 19 bytes a pixel, but can make half the size
 # What the decoders of these formats hold beside the picture, in bytes a pixel (measured).
 _HELD = {"WEBP": 12, "AVIF": 6, "QOI": 3.5}
 # EPS starts another program, IPTC opens what is inside it, EPS too, and MPEG is never decoded.
 NOT_OPENED = ("EPS", "IPTC", "MPEG")
+_WITH_EXIF = ("JPEG", "MPO", "PNG", "WEBP", "TIFF")  # others' plugins may have turned it already
 
 _PILLOW = threading.RLock()
 _ICONS = (b"\0\0\1\0", b"icns")
@@ -43,32 +45,27 @@ Box = tuple[int, int, int, int]
 
 
 def check_pixels(
-    size: tuple[int, int], name: str, max_pixels: int, kind: str = "", taken: float = 4.0
+    size: tuple[int, int], name: str, max_pixels: float, kind: str = "", taken: float = 4.0
 ) -> None:
     """Raise ImageError for a picture without pixels, or with more than the limit.
 
-    `taken` is how many bytes a pixel a file of this kind takes while it is decoded.
+    `taken` is how many bytes a pixel a file of this kind takes while it is decoded: above 4.8 it
+    gets a share of the limit.
     """
-    width, height = size
-    if width < 1 or height < 1:
-        raise ImageError(f"{name} has no pixels ({width} x {height}): give another picture.")
-    share = min(_BYTES / (taken * MAX_PIXELS), 1)
-    if width * height > max_pixels * share:
-        raise ImageError(too_large(width * height, name, max_pixels, kind, share))
-
-
-def too_large(pixels: int, name: str, max_pixels: int, kind: str = "", share: float = 1.0) -> str:
-    """The message for a picture of more pixels than the limit, or than its kind's share of it."""
-    why = f" for {kind}, which takes more memory to decode" if share < 1 else ""
-    return (
-        f"{name} has {pixels / 1e6:.1f} megapixels; the limit is {max_pixels * share / 1e6:.4g}"
-        f"{why}. Save it smaller, or, if you trust it, call open_image(..., "
-        f"max_pixels={math.ceil(pixels / share):_}) and use the result."
-    )
+    pixels, share = math.prod(size), min(_BYTES / (taken * MAX_PIXELS), 1)
+    if pixels < 1:
+        raise ImageError(f"{name} has no pixels ({size[0]} x {size[1]}): give another picture.")
+    if pixels > max_pixels * share:
+        why = f" for {kind}, which takes more memory to decode" if share < 1 else ""
+        raise ImageError(
+            f"{name} has {pixels / 1e6:.1f} megapixels; the limit is "
+            f"{max_pixels * share / 1e6:.4g}{why}. Save it smaller, or, if you trust it, call "
+            f"open_image(..., max_pixels={math.ceil(pixels / share):_}) and use the result."
+        )
 
 
 @contextmanager
-def pillow_settings(data: bytes = b"", max_pixels: int = MAX_PIXELS) -> Iterator[None]:
+def pillow_settings(data: bytes = b"", max_pixels: float = MAX_PIXELS) -> Iterator[None]:
     """Pillow with its global switches as needed here, and put back afterwards.
 
     LOAD_TRUNCATED_IMAGES, which many notebooks set, would return a half-grey picture. Pillow's own
@@ -88,22 +85,16 @@ def pillow_settings(data: bytes = b"", max_pixels: int = MAX_PIXELS) -> Iterator
 # Decoding: as it is; without what is not pixels; and a JPEG that ends before its end marker.
 
 
-def read(data: bytes, name: str, max_pixels: int, exif: bytes = b"") -> Image.Image:
+def read(data: bytes, name: str, max_pixels: float, file: bytes = b"") -> Image.Image:
     """Decode a file to upright RGB, within `pillow_settings`.
 
-    `exif` is where to look for a turn that `data` lacks. Raises ImageError for a picture over the
-    limit, and otherwise whatever Pillow's decoders raise.
+    `file` is what its EXIF is looked up in, if it is not in `data`. Raises ImageError for a
+    picture over the limit, and otherwise whatever Pillow's decoders raise.
     """
     formats = [known for known in Image.OPEN if known not in NOT_OPENED]
     picture = Image.open(io.BytesIO(data), formats=formats)
     if isinstance(picture, ImageFile.StubImageFile):
-        try:
-            picture.load()  # a plugin may have registered what draws it
-        except OSError as error:
-            raise ImageError(
-                f"{name} is a {picture.format} file, which Pillow cannot decode here: export it "
-                "as PNG."
-            ) from error
+        picture.load()  # raises, or makes of it what a plugin that was registered draws
     pixels, (kind, held) = picture.width * picture.height, _decoder(picture, data)
     is_jpeg = picture.format in ("JPEG", "MPO")
     check_pixels(picture.size, name, max_pixels, kind, held + (1 if is_jpeg else 4))
@@ -112,16 +103,16 @@ def read(data: bytes, name: str, max_pixels: int, exif: bytes = b"") -> Image.Im
     if picture.format == "JPEG2000" and pixels > _JPEG2000_PIXELS:
         picture.reduce = math.ceil(math.log(pixels / _JPEG2000_PIXELS, 4))
     sixteen_bits = any(";16" in str(tile) for tile in picture.tile)  # as in "RGB;16B"
-    if picture.format == "TIFF":
-        turn = turn_of(picture, exif)
-        picture.getexif()[_ORIENTATION] = 1  # or Pillow turns it itself, in a second copy
+    if picture.format == "TIFF":  # which Pillow turns as it loads, in a second copy
+        orientation = orientation_of(picture, file)
+        picture.getexif()[_ORIENTATION] = 1
         picture.load()
     else:
         picture.load()
-        turn = turn_of(picture, exif)
-    result = to_rgb(picture, name, sixteen_bits=sixteen_bits)
+        orientation = orientation_of(picture, file if picture.format in _WITH_EXIF else b"")
+    result = to_rgb(picture, sixteen_bits=sixteen_bits)
     del picture  # a large one takes as much again to be turned
-    return result if turn is None else result.transpose(turn)
+    return upright(result, orientation)
 
 
 def _decoder(picture: ImageFile.ImageFile, data: bytes) -> tuple[str, float]:
@@ -134,13 +125,13 @@ def _decoder(picture: ImageFile.ImageFile, data: bytes) -> tuple[str, float]:
             _, across, down, _ = zip(*picture.layer, strict=True)
             samples = sum(map(math.prod, zip(across, down, strict=True)))
             return "JPEG in several scans", 2 * samples / (max(across) * max(down))
-    if picture.format == "TIFF" and picture.tag_v2.get(259, 1) != 1:  # compressed
+    if picture.format == "TIFF" and picture.tag_v2.get(tiff.COMPRESSION, 1) != 1:
         # libtiff decodes a strip or tile at a time (Pillow's TiffDecode.c), and one may be it all.
         tags, (width, height) = picture.tag_v2, picture.size
-        rows = tags.get(323) or tags.get(278, height)
-        bits = tags.get(258, (1,))
-        planes = len(bits) if tags.get(284) == 2 else 1
-        share = min(tags.get(322, width) * rows / (width * height), 1)
+        rows = tags.get(tiff.TILELENGTH) or tags.get(tiff.ROWSPERSTRIP, height)
+        share = min(tags.get(tiff.TILEWIDTH, width) * rows / (width * height), 1)
+        bits = tags.get(tiff.BITSPERSAMPLE, (1,))
+        planes = len(bits) if tags.get(tiff.PLANAR_CONFIGURATION) == 2 else 1
         return "TIFF in one strip", share * sum(bits) / 8 / planes
     return picture.format, _HELD.get(picture.format, 0)
 
@@ -165,11 +156,11 @@ def completed_jpeg(data: bytes) -> bytes:
         raise ValueError("not a JPEG with all of its scans")
     restarts = re.findall(rb"\xff([\xd0-\xd7])", bare)
     following = restarts[-1][0] - 0xD0 + 1 if restarts else 0
-    completed, digests = bare + b"\xff\xd9", set()
+    digests = set()
     for bits in (bytes(range(254, 0, -1)) * 4, b"\x55\x6b" * 512, b""):
         intervals = [bits + bytes([0xFF, 0xD0 + (following + n) % 8]) for n in range(8)]
-        file = bare + b"".join(intervals) * bool(bits) + b"\xff\xd9"
-        digests.add(hashlib.sha256(read(file, "", math.inf).tobytes()).digest())
+        completed = bare + b"".join(intervals) * bool(bits) + b"\xff\xd9"
+        digests.add(hashlib.sha256(read(completed, "", math.inf).tobytes()).digest())
     if len(digests) > 1:
         raise ValueError("the file ends before the last pixel")
     return completed
@@ -180,17 +171,15 @@ def _has_every_scan(jpeg: bytes) -> bool:
     frame = re.search(rb"\xff[\xc0-\xc2]..\x08....(.)", jpeg, re.DOTALL)
     if not frame:
         return False
-    count = frame[1][0]
-    wanted = {(jpeg[frame.end() + 3 * n], index) for n in range(count) for index in range(64)}
+    components = jpeg[frame.end() : frame.end() + 3 * frame[1][0] : 3]
+    missing = {(component, index) for component in components for index in range(64)}
     for scan in re.finditer(rb"\xff\xda..(.)", jpeg, re.DOTALL):
-        in_scan = scan[1][0]
-        parameters = jpeg[scan.end() : scan.end() + 2 * in_scan + 3]
-        if len(parameters) == 2 * in_scan + 3 and parameters[-1] & 15 == 0:
-            first, last = parameters[-3], min(parameters[-2], 63)
-            wanted -= {
-                (parameters[2 * n], k) for n in range(in_scan) for k in range(first, last + 1)
-            }
-    return not wanted
+        end = scan.end() + 2 * scan[1][0]
+        spectrum = jpeg[end : end + 3]  # the first and the last coefficient, and how exact
+        if len(spectrum) == 3 and spectrum[2] & 15 == 0:
+            there = range(spectrum[0], min(spectrum[1], 63) + 1)
+            missing -= {(part, index) for part in jpeg[scan.end() : end : 2] for index in there}
+    return not missing
 
 
 def _bare_png(data: bytes) -> bytes:
@@ -272,19 +261,17 @@ _STRIPPERS = {
 
 # Which way is up.
 
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+
+def upright(picture: Image.Image, orientation: Any) -> Image.Image:
+    """Turn this picture by an orientation of EXIF."""
+    if orientation in range(2, 9):
+        picture.getexif()[_ORIENTATION] = orientation
+        ImageOps.exif_transpose(picture, in_place=True)
+    return picture
 
 
-def turn_of(picture: Image.Image, data: bytes = b"") -> Image.Transpose | None:
-    """Return what turns a picture upright; `data` is its file, if its EXIF was left out."""
+def orientation_of(picture: Image.Image, data: bytes = b"") -> Any:
+    """Return the orientation in a picture's EXIF; `data` is its file, if that was left out."""
     try:
         found = picture.getexif().get(_ORIENTATION)
     except Exception:  # EXIF that Pillow cannot read
@@ -293,7 +280,7 @@ def turn_of(picture: Image.Image, data: bytes = b"") -> Image.Transpose | None:
         kept = picture.info.get("exif")
         with suppress(struct.error, KeyError):  # cut off, or no number
             found = _orientation_in(kept if isinstance(kept, bytes) else data)
-    return _TURNS.get(found) if isinstance(found, int) else None
+    return found
 
 
 def _orientation_in(data: bytes) -> int | None:
@@ -301,11 +288,14 @@ def _orientation_in(data: bytes) -> int | None:
     for mark, length in ((b"", 0), (b"Exif\0\0", 6), (b"eXIf", 4), (b"EXIF", 8)):
         exif = data[max(data.find(mark), 0) + length :]
         if exif.startswith((b"II*\0", b"MM\0*")):
-            order, _, entries = _tiff_directory(exif)
-            for entry in entries:
-                tag, kind = struct.unpack_from(order + "HH", entry)
-                if tag == _ORIENTATION:
-                    return struct.unpack_from(order + {1: "B", 3: "H", 4: "I"}[kind], entry, 8)[0]
+            break
+    else:
+        return None
+    order, _, entries = _tiff_directory(exif)
+    for entry in entries:
+        tag, kind = struct.unpack_from(order + "HH", entry)
+        if tag == _ORIENTATION:
+            return struct.unpack_from(order + {1: "B", 3: "H", 4: "I"}[kind], entry, 8)[0]
     return None
 
 
@@ -331,28 +321,30 @@ def _boxes(size: tuple[int, int], side: int = _TILE) -> Iterator[Box]:
             yield left, top, min(left + side, width), min(top + side, height)
 
 
-def to_rgb(picture: Image.Image, name: str, *, sixteen_bits: bool = False) -> Image.Image:
+def to_rgb(picture: Image.Image, *, sixteen_bits: bool = False) -> Image.Image:
     """Return a loaded picture as a new one of mode "RGB", on white, without EXIF.
 
-    `sixteen_bits`: its file has 16 bits a colour, which Pillow has cut to 8. Raises ImageError.
+    `sixteen_bits`: its file has 16 bits a colour, which Pillow has cut to 8.
     """
-    try:
-        scale = None
-        if picture.mode.startswith(("I", "F")):
-            scale = _grey_scale(picture)
-        elif sixteen_bits and picture.mode in ("RGB", "RGBA", "LA"):
-            scale = _colour_scale(picture)
+    mode, transparency = picture.mode, picture.info.get("transparency")
+    is_deep = mode.startswith(("I", "F"))  # of 16 bits, 32 bits or floats
+    if is_deep:
+        usual = {"F": (1, 255, 65535), "I": (255, 65535)}.get(mode, (65535,))
+        parts = (numpy.asarray(picture.crop(box)) for box in _boxes(picture.im.size))
+        low, high = _range_of(parts, usual)
+    table = _colour_table(picture) if sixteen_bits and mode in ("RGB", "RGBA", "LA") else None
 
-        def tile(box: Box) -> Image.Image:
-            part = picture.crop(box)
-            return _flat(scale(part) if scale else part)
+    def tile(box: Box) -> Image.Image:
+        part = picture.crop(box)
+        if is_deep:
+            values = numpy.asarray(part)
+            grey = _to_8_bit(values, low, high)
+            if isinstance(transparency, int):
+                grey[values == transparency] = 255
+            part = Image.fromarray(grey)
+        return _flat(part.point(table) if table else part)
 
-        return _assembled(picture.im.size, tile)
-    except Exception as error:
-        raise ImageError(
-            f"{name} (mode {picture.mode}) cannot be turned into RGB ({plain(error)}). Save it as "
-            "PNG or JPEG and try again."
-        ) from error
+    return _assembled(picture.im.size, tile)
 
 
 def _flat(picture: Image.Image) -> Image.Image:
@@ -372,61 +364,41 @@ def _flat(picture: Image.Image) -> Image.Image:
     return page.convert("RGB")
 
 
-def _grey_scale(picture: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """Return what makes 8 bits of greys of 16 bits, 32 bits or floats, by the range they use.
+def _range_of(parts: Iterable[Any], usual: Sequence[int]) -> tuple[float, float]:
+    """Return what becomes black and white: the lowest and the highest of some arrays' values.
 
-    A microscope's 12 bits would be black on the scale of 16. Of one grey all over, the usual scale
-    is taken: 1, 255 or 65,535.
+    A microscope's 12 bits would be black on the scale of 16. Of one grey all over, the first of
+    the usual scales is taken that holds it.
     """
-    import numpy
-
     low, high = math.inf, -math.inf
-    for box in _boxes(picture.size):
-        values = numpy.asarray(picture.crop(box))
+    for values in parts:
         values = values[numpy.isfinite(values)]
         if values.size:
             low, high = min(low, float(values.min())), max(high, float(values.max()))
-    start, full = low, high - low
-    if not full > 0:
-        scales = (1, 255, 65535) if picture.mode == "F" else (255, 65535)
-        scales = (65535,) if picture.mode.startswith("I;16") else scales
-        start, full = 0, next((scale for scale in scales if 0 <= low and high <= scale), 1)
-    key = picture.info.get("transparency")
-
-    def scaled(part: Image.Image) -> Image.Image:
-        values = numpy.asarray(part)
-        grey = _to_8_bit(numpy.nan_to_num(values, nan=start, posinf=high, neginf=low), full, start)
-        if isinstance(key, int):
-            grey[values == key] = 255
-        return Image.fromarray(grey)
-
-    return scaled
+    if low < high:
+        return low, high
+    return 0, next((scale for scale in usual if 0 <= low and high <= scale), 1)
 
 
-def _colour_scale(picture: Image.Image) -> Callable[[Image.Image], Image.Image] | None:
+def _to_8_bit(values: Any, low: float, high: float) -> Any:
+    grey = (values.astype("float64") - low) * 255 / (high - low)
+    return numpy.nan_to_num(grey.round().clip(0, 255)).astype("uint8")
+
+
+def _colour_table(picture: Image.Image) -> list[int] | None:
     """The same for colours of 16 bits, of which Pillow keeps 8, if at most 14 bits are used."""
     bands = len(picture.getbands())
     colours = bands if picture.mode == "RGB" else bands - 1
     high = max(most for _, most in picture.getextrema()[:colours])
-    if not 0 < high < 64:
-        return None
-    table = [min(round(value * 255 / high), 255) for value in range(256)] * colours
-    return lambda part: part.point(table + list(range(256)) * (bands - colours))
-
-
-def _to_8_bit(values: Any, full: float, start: float = 0.0) -> Any:
-    grey = values.astype("float64" if values.dtype.itemsize > 2 else "float32")
-    grey = (grey - start) * 255 / full
-    return grey.round().clip(0, 255).astype("uint8")
+    table = [min(round(value * 255 / max(high, 1)), 255) for value in range(256)] * colours
+    return table + list(range(256)) * (bands - colours) if 0 < high < 64 else None
 
 
 # Arrays.
 
 
-def from_array(array: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def from_array(array: Any, max_pixels: float = MAX_PIXELS) -> Image.Image:
     """Read a numpy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); see `open_image`."""
-    import numpy
-
     values = numpy.asarray(array)
     shape = " x ".join(map(str, values.shape)) or "a single number"
     channels = values.shape[2] if values.ndim == 3 else 1
@@ -440,35 +412,30 @@ def from_array(array: Any, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     check_pixels(size, "The array", max_pixels)
     if values.ndim == 3 and channels == 1:
         values = values[:, :, 0]
-    scale = _array_scale(values)
+    low, high, full = _array_range(values)
 
     def tile(box: Box) -> Image.Image:
         left, top, right, bottom = box
-        part = scale(values[top:bottom, left:right])
-        return _flat(Image.fromarray(numpy.ascontiguousarray(part)))
+        part = scaled = values[top:bottom, left:right]
+        if values.dtype != "uint8":
+            scaled = _to_8_bit(part, low, high)
+            if channels == 4:
+                scaled[..., 3] = _to_8_bit(part[..., 3], 0, full)
+        return _flat(Image.fromarray(numpy.ascontiguousarray(scaled)))
 
     return _assembled(size, tile)
 
 
-def _array_scale(values: Any) -> Callable[[Any], Any]:
-    """Return what makes 8 bits of a part of this array."""
-    kind, width = values.dtype.kind, values.dtype.itemsize
-    if (kind, width) == ("u", 1):
-        return lambda part: part
-    if kind == "b":
-        return lambda part: part.astype("uint8") * 255
-    if (kind, width) == ("u", 2):
+def _array_range(values: Any) -> tuple[float, float, float]:
+    """Return what in this array becomes black, white, and all there. Raises ImageError."""
+    kind, size = values.dtype.kind, values.dtype.itemsize
+    if kind == "u" and size == 2:
         colours = values[..., :3] if values.ndim == 3 else values
-        low, high = int(colours.min()), int(colours.max())
-        start, full = (low, high - low) if high > low else (0, 65535)
-
-        def scaled(part: Any) -> Any:
-            grey = _to_8_bit(part, full, start)
-            if part.ndim == 3 and part.shape[2] == 4:
-                grey[..., 3] = _to_8_bit(part[..., 3], 65535)
-            return grey
-
-        return scaled
+        boxes = _boxes(values.shape[1::-1])
+        parts = (colours[top:bottom, left:right] for left, top, right, bottom in boxes)
+        return *_range_of(parts, [65535]), 65535
+    if kind == "b" or (kind == "u" and size == 1):
+        return (0, 1, 1) if kind == "b" else (0, 255, 255)
     if kind != "f":
         raise ImageError(
             f"The array holds {plain(values.dtype)} values; open_image takes uint8, bool, uint16, "
@@ -480,4 +447,4 @@ def _array_scale(values: Any) -> Callable[[Any], Any]:
             f"The array's floats run from {low:g} to {high:g}; open_image takes floats from 0 "
             "to 1. For values from 0 to 255: array / 255."
         )
-    return lambda part: _to_8_bit(part, 1)
+    return 0, 1, 1

@@ -659,7 +659,7 @@ HEIC = b"\0\0\0\x18ftypheic" + bytes(20)
         (b"PK\x03\x04", "ZIP archive.*unpack"),
         (b"8BPS", "begins like a picture, but Pillow cannot open it"),
         (encoded(NOISE, "EPS"), "EPS.* file, which only another program draws.*export it as PNG"),
-        (b"BUFR" + bytes(20), "is a BUFR file, which Pillow cannot decode here: export it"),
+        (b"BUFR" + bytes(20), "Pillow cannot find loader for this BUFR file: export it as PNG"),
         (HEIC, "HEIC photo: pip install pillow-heif"),
         (HEIC.replace(b"heic", b"isom"), "video.*one frame"),
         (b"version https://git-lfs.github.com", "Git LFS pointer.*git lfs pull"),
