@@ -6,7 +6,7 @@ import ipaddress
 import re
 import socket
 import time
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
@@ -106,20 +106,18 @@ def shown(url: str) -> str:
     """An address for a message: without its password and query, which may hold a key."""
     address = re.split(r"[?#]", url, maxsplit=1)[0]
     without_password = re.sub(r"^(\w+:/*)[^/\\]*@", r"\1", address)
-    return plain(without_password + ("?..." if "?" in url else ""))
+    return plain(without_password + "?..." * ("?" in url))
 
 
 def _headers() -> dict[str, str]:
     """Who asks, with a contact: Wikimedia's User-Agent policy refuses programs that give none."""
-    import importlib.metadata
+    from importlib.metadata import PackageNotFoundError, metadata
 
     agent = "llava_nb"
-    try:
-        about = importlib.metadata.metadata("llava_nb")
+    with suppress(PackageNotFoundError):  # a copy of the folder that was never installed
+        about = metadata("llava_nb")
         places = [line.partition(", ")[2] for line in about.get_all("Project-URL") or ()]
         agent += f"/{about['Version']} ({'; '.join(places)})"
-    except importlib.metadata.PackageNotFoundError:
-        pass  # a copy of the folder that was never installed
     return {"User-Agent": agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
 
 
@@ -143,10 +141,8 @@ def _check_public(host: str, url: str, first: str) -> None:
 
 
 def _redirect_target(url: str, location: str) -> str:
-    try:
+    with suppress(UnicodeError):
         location = location.encode("latin-1").decode("utf-8")  # http.client reads Latin-1
-    except UnicodeError:
-        pass
     target = urljoin(url, location)
     if urlsplit(target).scheme not in ("http", "https"):
         raise ImageError(
@@ -185,34 +181,31 @@ def _read(response: requests.Response, name: str, max_bytes: int, ends: float) -
     return Content(name, bytes(data), response.headers.get("Content-Type", "").lower())
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def _network_repair(error: Exception, name: str, timeout: float) -> str:
     """The message for whatever requests, urllib3, ssl or the socket raised."""
     import ssl
 
     from requests.exceptions import InvalidProxyURL, InvalidSchema, ProxyError
 
-    causes = list(_causes(error))
-
-    def is_a(*kinds: type) -> bool:
-        return any(isinstance(cause, kinds) for cause in causes)
-
-    if is_a(ProxyError, InvalidProxyURL, InvalidSchema):
-        return f"{name}: the proxy does not answer. Check HTTP_PROXY, HTTPS_PROXY and NO_PROXY."
-    if is_a(TimeoutError):
-        return (
-            f"{name} did not arrive within {timeout:g} seconds. Try again, call "
-            f"open_image(..., timeout={3 * timeout:g}), or save the picture and give its path."
-        )
-    if is_a(ssl.SSLError):
-        return f"{name}: no secure connection ({plain(causes[-1], 80)}). {SAVE_IT}"
-    if is_a(ConnectionRefusedError):
-        return f"{name}: connection refused. Check the host and port, and that its server runs."
+    causes: list[BaseException] = [error]
+    while cause := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(cause)
+    last = plain(causes[-1], 80)
+    for kinds, repair in {
+        (ProxyError, InvalidProxyURL, InvalidSchema): (
+            ": the proxy does not answer. Check HTTP_PROXY, HTTPS_PROXY and NO_PROXY."
+        ),
+        TimeoutError: (
+            f" did not arrive within {timeout:g} seconds. Try again, call open_image(..., "
+            f"timeout={3 * timeout:g}), or save the picture and give its path."
+        ),
+        ssl.SSLError: f": no secure connection ({last}). {SAVE_IT}",
+        ConnectionRefusedError: (
+            ": connection refused. Check the host and port, and that its server runs."
+        ),
+    }.items():
+        if any(isinstance(cause, kinds) for cause in causes):
+            return name + repair
     if isinstance(error, ValueError):  # the only kind raised before anything is sent
         return f"{name} is not a complete http(s) address: copy it again from the browser."
-    return f"{name}: the transfer broke off ({plain(causes[-1], 80)}). Try again."
+    return f"{name}: the transfer broke off ({last}). Try again."

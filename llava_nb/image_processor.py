@@ -19,103 +19,20 @@ from transformers.models.auto.image_processing_auto import get_image_processor_c
 
 from .errors import ModelError
 
-# The PIL image processors give the pixels that models were trained with, torchvision's do not.
-try:
-    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
-    from transformers.models.llava_next.image_processing_pil_llava_next import (
-        LlavaNextImageProcessorPil,
-    )
-    from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
-        LlavaOnevisionImageProcessorPil,
-    )
-except ImportError:  # transformers before 5.3 has them under the plain names
-    from transformers.models.llava.image_processing_llava import (
-        LlavaImageProcessor as LlavaImageProcessorPil,
-    )
-    from transformers.models.llava_next.image_processing_llava_next import (
-        LlavaNextImageProcessor as LlavaNextImageProcessorPil,
-    )
-    from transformers.models.llava_onevision.image_processing_llava_onevision import (
-        LlavaOnevisionImageProcessor as LlavaOnevisionImageProcessorPil,
-    )
 
+def _on_pil(name: str) -> Any:
+    """Return transformers' image processor on PIL of that name, None if there is none.
 
-def build_with_pixels(
-    folder: str, config: PretrainedConfig, *, padded: bool | None = None, **fields: Any
-) -> ProcessorMixin:
-    """Return the processor of a model: its image processor, and `fields` as they are.
-
-    `folder` has the image processor's settings. `padded` is what a config in the original layout
-    says of pictures, None in the transformers layout. Raises ModelError if the image processor
-    makes no pixels that the vision tower takes.
+    Those give the pixels that models were trained with, torchvision's do not. transformers before
+    5.3 has them under the plain name.
     """
-    if config.model_type == "llava_next":
-        return _next(folder, config, **fields)
-    if config.model_type == "llava_onevision":
-        return _onevision(folder, config, **fields)
-    return LlavaProcessor(
-        image_processor=_image_processor(folder, config, padded),
-        patch_size=config.vision_config.patch_size,
-        num_additional_image_tokens=_class_tokens(config),
-        **fields,
-    )
+    found = get_image_processor_class_from_name(f"{name}ImageProcessorPil")
+    return found or get_image_processor_class_from_name(f"{name}ImageProcessor")
 
 
-def _class_tokens(config: PretrainedConfig) -> int:
-    return int("clip" in config.vision_config.model_type)  # SigLIP has none
-
-
-def _image_processor(folder: str, config: PretrainedConfig, padded: bool | None) -> Any:
-    """Return the image processor that treats pictures as the model was trained.
-
-    That is the one that the folder names, with one exception. LLaVA-1.5, BakLLaVA and ViP-LLaVA
-    were published with CLIP's own, which crops, but were trained on pictures that are padded to
-    a square (`--image_aspect_ratio pad`). In the original layout the config tells.
-    """
-    side = config.vision_config.image_size
-    square = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
-    if padded is not None:
-        return LlavaImageProcessorPil.from_pretrained(folder, do_pad=padded, **square)
-    settings, _ = ImageProcessingMixin.get_image_processor_dict(folder)
-    on_clip = _class_tokens(config) == 1
-    name = settings.get("image_processor_type") or settings.get("feature_extractor_type") or ""
-    name = re.sub("(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", name)
-    name = name or ("CLIP" if on_clip else "Siglip")
-    size = settings.get("size")
-    is_stretched = isinstance(size, dict) and "height" in size  # an old file has one number
-    # CLIP's image processor has a field of that name too, which means another thing.
-    told = settings.get("do_pad") if name == "Llava" else None
-    if told or (told is None and on_clip and name in ("CLIP", "Llava") and not is_stretched):
-        return LlavaImageProcessorPil.from_pretrained(folder, do_pad=True, **square)
-    towers = square if settings.get("do_center_crop") else {"size": square["crop_size"]}
-    return _named(folder, f"{name}ImageProcessor", side, towers)
-
-
-def _named(folder: str, name: str, side: int, towers: dict[str, Any]) -> Any:
-    """Return the image processor of that name as it is in the folder, on PIL.
-
-    If what it makes is not of the tower's size, it is given `towers`, the sizes that would be.
-    """
-    reason = "is not in this version of transformers"
-    kind = get_image_processor_class_from_name(f"{name}Pil")
-    kind = kind or get_image_processor_class_from_name(name)
-    picture = Image.new("RGB", (side + side // 2, side))  # no square
-    for sizes in ({}, towers) if kind else ():
-        try:
-            image_processor = kind.from_pretrained(folder, **sizes)
-            made = tuple(image_processor(picture, return_tensors="pt")["pixel_values"].shape)
-        except Exception as error:  # the settings are their author's choice; so is what they raise
-            first_line = str(error).strip().partition("\n")[0]
-            reason = f"cannot be used ({type(error).__name__}: {first_line})"
-            continue
-        if made == (1, 3, side, side):
-            return image_processor
-        reason = f"makes pixels of shape {made}"
-    raise ModelError(
-        f"The image processor that {folder} names, {name}, {reason}, and the vision tower takes "
-        f"(1, 3, {side}, {side}). Fetch preprocessor_config.json again; if it is as published, "
-        "load() does not read this model."
-    )
+LlavaImageProcessorPil = _on_pil("Llava")
+LlavaNextImageProcessorPil = _on_pil("LlavaNext")
+LlavaOnevisionImageProcessorPil = _on_pil("LlavaOnevision")
 
 
 class OnevisionPictures(LlavaOnevisionProcessor):
@@ -132,42 +49,90 @@ class OnevisionPictures(LlavaOnevisionProcessor):
 OnevisionPictures.__name__ = LlavaOnevisionProcessor.__name__
 
 
-def _next(folder: str, config: PretrainedConfig, **fields: Any) -> LlavaNextProcessor:
-    """Return the processor of a LLaVA-NeXT, which cuts a picture into tiles.
+def build_with_pixels(
+    folder: str, config: PretrainedConfig, *, padded: bool | None = None, **fields: Any
+) -> ProcessorMixin:
+    """Return the processor of a model: the image processor of `folder`, and `fields` as they are.
 
-    How many tokens that makes is counted by the processor from its own fields and by the model
-    from its config. `do_pad` gives pictures of a batch the same number of tiles.
+    `padded` is what a config in the original layout says of pictures, None in the other layout.
+
+    How many tokens a picture in tiles (LLaVA-NeXT, OneVision) makes is counted by the processor
+    from its own fields and by the model from its config. `do_pad` gives the pictures of a batch
+    the same number of tiles.
+    """
+    side, patch = config.vision_config.image_size, config.vision_config.patch_size
+    square = {"height": side, "width": side}
+    if config.model_type == "llava_onevision":
+        fields["image_processor"] = LlavaOnevisionImageProcessorPil.from_pretrained(
+            folder, size=square, image_grid_pinpoints=config.image_grid_pinpoints, do_pad=True
+        )
+        fields["vision_aspect_ratio"] = config.vision_aspect_ratio
+        return OnevisionPictures(num_image_tokens=(side // patch) ** 2, **fields)
+    fields["patch_size"] = patch
+    fields["num_additional_image_tokens"] = int(_on_clip(config))  # SigLIP has no class token
+    if config.model_type == "llava_next":
+        image_processor = LlavaNextImageProcessorPil.from_pretrained(
+            folder,
+            size={"shortest_edge": side},
+            crop_size=square,
+            image_grid_pinpoints=config.image_grid_pinpoints,
+            do_pad=True,
+        )
+        return LlavaNextProcessor(image_processor=image_processor, **fields)
+    image_processor = _image_processor(folder, config, padded)
+    return LlavaProcessor(image_processor=image_processor, **fields)
+
+
+def _on_clip(config: PretrainedConfig) -> bool:
+    return "clip" in config.vision_config.model_type
+
+
+def _image_processor(folder: str, config: PretrainedConfig, padded: bool | None) -> Any:
+    """Return the image processor that treats pictures as the model was trained.
+
+    That is the one that the folder names, with one exception. LLaVA-1.5, BakLLaVA and ViP-LLaVA
+    were published with CLIP's own, which crops, but were trained on pictures that are padded to
+    a square (`--image_aspect_ratio pad`). In the original layout the config tells (`padded`).
+
+    If what it makes is not of the tower's size, it is given sizes that would be. Raises ModelError
+    if it still is not.
     """
     side = config.vision_config.image_size
-    image_processor = LlavaNextImageProcessorPil.from_pretrained(
-        folder,
-        size={"shortest_edge": side},
-        crop_size={"height": side, "width": side},
-        image_grid_pinpoints=config.image_grid_pinpoints,
-        do_pad=True,
-    )
-    return LlavaNextProcessor(
-        image_processor=image_processor,
-        patch_size=config.vision_config.patch_size,
-        num_additional_image_tokens=_class_tokens(config),
-        **fields,
-    )
+    square = {"height": side, "width": side}
+    cropped = {"size": {"shortest_edge": side}, "crop_size": square}
+    if padded is not None:
+        return LlavaImageProcessorPil.from_pretrained(folder, do_pad=padded, **cropped)
+    settings, _ = ImageProcessingMixin.get_image_processor_dict(folder)
+    name = settings.get("image_processor_type") or settings.get("feature_extractor_type") or ""
+    name = re.sub("(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", name)
+    name = name or ("CLIP" if _on_clip(config) else "Siglip")
+    size = settings.get("size")
+    is_stretched = isinstance(size, dict) and "height" in size  # an old file has one number
+    # CLIP's image processor has a field of that name too, which means another thing.
+    told = settings.get("do_pad") if name == "Llava" else None
+    as_trained = _on_clip(config) and name in ("CLIP", "Llava") and not is_stretched
+    if told or (told is None and as_trained):
+        return LlavaImageProcessorPil.from_pretrained(folder, do_pad=True, **cropped)
 
-
-def _onevision(folder: str, config: PretrainedConfig, **fields: Any) -> LlavaOnevisionProcessor:
-    """Return the processor of a LLaVA-OneVision; it takes the tower's positions as a number."""
-    side, patch = config.vision_config.image_size, config.vision_config.patch_size
-    image_processor = LlavaOnevisionImageProcessorPil.from_pretrained(
-        folder,
-        size={"height": side, "width": side},
-        image_grid_pinpoints=config.image_grid_pinpoints,
-        do_pad=True,
-    )
-    return OnevisionPictures(
-        image_processor=image_processor,
-        num_image_tokens=(side // patch) ** 2,
-        vision_aspect_ratio=config.vision_aspect_ratio,
-        **fields,
+    kind, reason = _on_pil(name), "is not in this version of transformers"
+    picture = Image.new("RGB", (side + side // 2, side))  # no square
+    for sizes in ({}, cropped if settings.get("do_center_crop") else {"size": square}):
+        if kind is None:
+            break
+        try:
+            image_processor = kind.from_pretrained(folder, **sizes)
+            made = tuple(image_processor(picture, return_tensors="pt")["pixel_values"].shape)
+        except Exception as error:  # the settings are their author's choice; so is what they raise
+            first_line = str(error).strip().partition("\n")[0]
+            reason = f"cannot be used ({type(error).__name__}: {first_line})"
+            continue
+        if made == (1, 3, side, side):
+            return image_processor
+        reason = f"makes pixels of shape {made}"
+    raise ModelError(
+        f"The image processor that {folder} names, {name}ImageProcessor, {reason}, and the vision "
+        f"tower takes (1, 3, {side}, {side}). Fetch preprocessor_config.json again; if it is as "
+        "published, load() does not read this model."
     )
 
 

@@ -23,8 +23,8 @@ from .errors import ImageError, plain
 
 MAX_PIXELS = 100_000_000
 _BYTES = 480_000_000  # of pixels: with a file of 50 MiB, opening takes at most 0.5 GiB
-# A picture takes 4 bytes a pixel in Pillow, and as many again as RGB. So one of more than 50 million
-# comes back reduced to at most 16 million (4,000 x 4,000; a model sees at most 2,304 x 2,304).
+# A picture takes 4 bytes a pixel in Pillow, and as many again as RGB. So one of more than 50
+# million comes back reduced to at most 16 million; a model sees at most 2,304 x 2,304.
 _FULL_PIXELS, _REDUCED_PIXELS = 50_000_000, 16_000_000
 _JPEG2000_PIXELS = 25_000_000  # its decoder holds 19 bytes a pixel, but can make half the size
 # What the decoders of these formats hold beside the picture, in bytes a pixel (measured).

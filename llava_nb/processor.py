@@ -90,12 +90,11 @@ def encode(
     side) in float32. Where pictures are cut into tiles they are (pictures, tiles, 3, side,
     side), and what else the model wants to know of them comes with them.
     """
-    if spelling is not None:
-        prompts = [spelling.for_tokenizer(prompt) for prompt in prompts]
+    small = [shrink(picture, processor, original=spelling is not None) for picture in pictures]
+    prompts = [spelling.for_tokenizer(prompt) if spelling else prompt for prompt in prompts]
     return processor(
-        images=[shrink(picture, processor, original=spelling is not None) for picture in pictures]
-        or None,
-        text=list(prompts),
+        images=small or None,
+        text=prompts,
         padding=len(prompts) > 1,
         return_tensors="pt",
         **_special_tokens(processor, prompts[0], spelling),
@@ -110,8 +109,7 @@ def encode_text(
     The processors of transformers write the picture's token as often into the text; which
     picture it is makes no other difference to the ids.
     """
-    if spelling is not None:
-        prompt = spelling.for_tokenizer(prompt)
+    prompt = spelling.for_tokenizer(prompt) if spelling else prompt
     more = _special_tokens(processor, prompt, spelling)
     prompt = prompt.replace(processor.image_token, processor.image_token * picture_tokens)
     return processor.tokenizer(prompt, return_tensors="pt", **more)["input_ids"]
@@ -289,6 +287,8 @@ def _trained_with(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) 
     return _TRAINED_WITH.get((config.model_type, text.model_type, mark))
 
 
+# The authors' own layout.
+
 MARK = "llava_nb_spelling"  # in config.json, when a model of this layout is saved in the other
 _BLANKS = (" ", "\u2581")
 _LLAMA_TOKENS = ("<s>", "</s>")
@@ -315,23 +315,18 @@ class Spelling:
     def for_tokenizer(self, prompt: str) -> str:
         """Return the prompt as the tokenizer must read it to give the original's ids.
 
-        A `<unk>` that a person wrote is left out: it would be taken for a picture.
+        A `<unk>` that a person wrote is left out: it would be taken for a picture. The tokenizer
+        sees one whole text, where the original's sees pieces, each with a blank of its own before
+        it. It sets none where one stands already, nor, if not `legacy`, inside a text; so that is
+        added. Before a `special` token the original has none either.
         """
         pieces = [piece.replace(self.token, "") for piece in prompt.split(IMAGE_TOKEN)]
         if self.dummy_prefix:
-            pieces = [self._with_blank(index, piece) for index, piece in enumerate(pieces)]
+            for index, piece in enumerate(pieces):
+                inside = index > 0 and piece and not self.legacy
+                if piece.startswith(_BLANKS) or (inside and not piece.startswith(self.special)):
+                    pieces[index] = f" {piece}"
         return self.token.join(pieces)
-
-    def _with_blank(self, index: int, piece: str) -> str:
-        """Add the blank where the tokenizer would not: it sees only one whole text.
-
-        It sets none where one stands already, nor, if not `legacy`, inside a text. Before a
-        `special` token the original has none either.
-        """
-        inside = (
-            index > 0 and piece and not self.legacy and not piece.startswith(tuple(self.special))
-        )
-        return f" {piece}" if inside or piece.startswith(_BLANKS) else piece
 
     @property
     def chat_template(self) -> str:
@@ -347,8 +342,7 @@ class Spelling:
         """Return the spelling that a saved config carries, None for other models."""
         if MARK not in config:
             return None
-        values = config[MARK]
-        return cls(**{**values, "special": tuple(values["special"])})
+        return cls(**{**config[MARK], "special": tuple(config[MARK]["special"])})
 
 
 def read_spelling(folder: Path, raw: dict[str, Any], name: str) -> Spelling:
@@ -357,29 +351,28 @@ def read_spelling(folder: Path, raw: dict[str, Any], name: str) -> Spelling:
     `raw` is its config.json. As in the original, marks go round the picture if
     `mm_use_im_start_end`, and only "pad" as `image_aspect_ratio` pads. `legacy` was the
     rule for tokenizers before that word existed, so it holds where the file is silent.
+
+    Only the name tells the conversation, as in the original's `llava/serve/cli.py`, but with
+    "user" for Vicuna, which is what its training scripts say (`--version v1`).
     """
-    marked = raw.get("mm_use_im_start_end")
+
+    def read(file: str) -> dict[str, Any]:
+        path = folder / file
+        return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
     sentencepiece = (folder / "tokenizer.model").is_file()
-    known_picture = not sentencepiece and IMAGE_TOKEN in _vocabulary(folder)
+    added = [each["content"] for each in read("tokenizer.json").get("added_tokens", ())]
+    names = f"{name} {raw.get('_name_or_path', '')}".casefold().replace("_", "-")
+    marked = raw.get("mm_use_im_start_end")
     return Spelling(
         picture=f"<im_start>{IMAGE_TOKEN}<im_end>" if marked else IMAGE_TOKEN,
-        token=IMAGE_TOKEN if known_picture else "<unk>",
-        legacy=bool(_json(folder / "tokenizer_config.json").get("legacy", True)),
-        special=(*_LLAMA_TOKENS, *_json(folder / "added_tokens.json")),
+        token=IMAGE_TOKEN if IMAGE_TOKEN in added and not sentencepiece else "<unk>",
+        legacy=bool(read("tokenizer_config.json").get("legacy", True)),
+        special=(*_LLAMA_TOKENS, *read("added_tokens.json")),
         dummy_prefix=sentencepiece,
-        style=_style_by_name(name, raw),
+        style="llava_llama_2" if "llama-2" in names else DEFAULT_STYLE,
         padded=raw.get("image_aspect_ratio") == "pad",
     )
-
-
-def _style_by_name(name: str, raw: dict[str, Any]) -> str:
-    """Return the conversation that a model was trained with; only its name tells.
-
-    As in the original's `llava/serve/cli.py`, but with "user" for Vicuna, which is what its
-    training scripts say (`--version v1`).
-    """
-    names = f"{name} {raw.get('_name_or_path', '')}".casefold().replace("_", "-")
-    return "llava_llama_2" if "llama-2" in names else DEFAULT_STYLE
 
 
 def build_tokenizer(folder: Path, spelling: Spelling) -> PreTrainedTokenizerBase:
@@ -404,12 +397,3 @@ def build_tokenizer(folder: Path, spelling: Spelling) -> PreTrainedTokenizerBase
         ) from error
     tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
-
-
-def _vocabulary(folder: Path) -> set[str]:
-    """Return the special tokens of a tokenizer.json, an empty set without one."""
-    return {each["content"] for each in _json(folder / "tokenizer.json").get("added_tokens", ())}
