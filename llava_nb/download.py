@@ -64,12 +64,8 @@ def fetch(
                 if not allow_private:
                     _check_public(urlsplit(request.url).hostname, hop, url)
                 settings = session.merge_environment_settings(request.url, {}, True, None, None)
-                with session.send(
-                    request,
-                    timeout=max(ends - time.monotonic(), 0.01),
-                    allow_redirects=False,
-                    **settings,
-                ) as response:
+                settings |= {"timeout": max(ends - time.monotonic(), 0.01)}
+                with session.send(request, allow_redirects=False, **settings) as response:
                     if not response.is_redirect:
                         return _read(response, shown(hop), max_bytes, ends)
                     hop = _redirect_target(hop, response.headers["Location"])
@@ -144,19 +140,19 @@ def _redirect_target(url: str, location: str) -> str:
     with suppress(UnicodeError):
         location = location.encode("latin-1").decode("utf-8")  # http.client reads Latin-1
     target = urljoin(url, location)
-    if urlsplit(target).scheme not in ("http", "https"):
-        raise ImageError(
-            f"{shown(url)} leads to {shown(target)}; only http and https are followed. {SAVE_IT}"
-        )
-    return target
+    if urlsplit(target).scheme in ("http", "https"):
+        return target
+    raise ImageError(
+        f"{shown(url)} leads to {shown(target)}; only http and https are followed. {SAVE_IT}"
+    )
 
 
 def _read(response: requests.Response, name: str, max_bytes: int, ends: float) -> Content:
     code = response.status_code
     if code != 200:
         repair = "The fault is the site's: try again later." if code >= 500 else SAVE_IT
-        reason = plain(response.reason or "", 40)
-        raise ImageError(f"{name} answered {code} {reason}. {_STATUS_REPAIRS.get(code, repair)}")
+        said = f"{code} {plain(response.reason or '', 40)}"
+        raise ImageError(f"{name} answered {said}. {_STATUS_REPAIRS.get(code, repair)}")
     coding = response.headers.get("Content-Encoding", "").strip().lower()
     if coding not in _CODINGS:
         raise ImageError(f"{name} came compressed as {plain(coding, 60)}. {SAVE_IT}")

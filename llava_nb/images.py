@@ -63,10 +63,9 @@ def open_image(
     Limits: `max_bytes` (50 MiB) for the file, counted after any content encoding; `max_pixels`
     (100 million), checked before decoding; `timeout` (20 seconds) for the whole of a download;
     `max_redirects` (5). Addresses inside a private network, or of this machine, are refused unless
-    `allow_private` is true. Within these limits opening takes at most 0.5 GiB; so a file whose
-    decoder holds more than the picture may have fewer pixels: WebP 30 million, AVIF 48, and where
-    it has three colours a TIFF in one compressed strip 69, a progressive JPEG without subsampling
-    69. A larger `max_pixels` lets them in.
+    `allow_private` is true. With these limits opening takes at most 0.5 GiB, so where a decoder
+    holds more than the picture the limit is lower: WebP 30 million pixels, AVIF 48, a progressive
+    JPEG without subsampling 69, a TIFF that is one compressed strip of three colours 69.
 
     Raises ImageError, whose message is the repair.
     """
@@ -151,7 +150,6 @@ def read_file(source: str | os.PathLike, max_bytes: int = MAX_BYTES) -> Content:
             )
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(f"{name} is a device or a pipe: give the path of an image file.")
-        _check_size(status.st_size, name, max_bytes)
         with path.open("rb") as file:
             data = file.read(int(max_bytes) + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -161,8 +159,7 @@ def read_file(source: str | os.PathLike, max_bytes: int = MAX_BYTES) -> Content:
         raise ImageError(f"{name} cannot be read ({reason}): give {TAKEN}.") from error
     if not data:
         raise ImageError(f"{name} is empty (0 bytes): save, copy or upload it again.")
-    _check_size(len(data), name, max_bytes)
-    return Content(name, data)
+    return _from_buffer(data, name, max_bytes, max(len(data), status.st_size))
 
 
 def no_such_file(path: Path, text: str) -> str:
@@ -239,23 +236,21 @@ def _is_upload_entry(value: Any) -> bool:
     return isinstance(value, Mapping) and isinstance(value.get("content"), _BUFFERS)
 
 
-def _from_buffer(buffer: bytes | bytearray | memoryview, name: str, max_bytes: int) -> Content:
-    size = memoryview(buffer).nbytes
+def _from_buffer(
+    buffer: bytes | bytearray | memoryview, name: str, max_bytes: int, size: int | None = None
+) -> Content:
+    size = memoryview(buffer).nbytes if size is None else size
     if size == 0:
         raise ImageError(
             f"{name}: nothing arrived (0 bytes). The file was probably over the upload limit of "
             "the notebook; give its path or an http(s) address instead, or a smaller file."
         )
-    _check_size(size, name, max_bytes)
-    return Content(name, bytes(buffer))
-
-
-def _check_size(size: int, name: str, max_bytes: int) -> None:
     if size > max_bytes:
         raise ImageError(
             f"{name} has {size / 2**20:.1f} MiB; the limit is {max_bytes / 2**20:.1f} MiB. Save "
             f"it smaller, or call open_image(..., max_bytes={size:_}) and use the result."
         )
+    return Content(name, bytes(buffer))
 
 
 def _kind(value: object) -> str:

@@ -199,15 +199,16 @@ def prompt_text(
         first = (prompts.with_image(turns[0][0], images, picture), turns[0][1])
         text = prompts.build([first, *turns[1:]], style).replace(IMAGE_TOKEN, token)
     else:
-        messages, shown = [], [{"type": "image"}] * images
+        messages, pictures = [], [{"type": "image"}] * images
         for question, answer in turns:
-            content = [*shown, {"type": "text", "text": question}]
-            messages.append({"role": "user", "content": content})
+            messages.append(("user", [*pictures, {"type": "text", "text": question}]))
             if answer is not None:
-                given = [{"type": "text", "text": answer}]
-                messages.append({"role": "assistant", "content": given})
-            shown = []
-        text = processor.apply_chat_template(messages, add_generation_prompt=True)
+                messages.append(("assistant", [{"type": "text", "text": answer}]))
+            pictures = []
+        text = processor.apply_chat_template(
+            [{"role": role, "content": content} for role, content in messages],
+            add_generation_prompt=True,
+        )
         if text.count(token) != images and not any(token in question for question, _ in turns):
             raise PromptError(
                 f"The chat template of this model writes {text.count(token)} picture(s) into this "
@@ -227,12 +228,12 @@ def _find_template(folder: str, processor: ProcessorMixin, config: PretrainedCon
     """
     about, _ = ProcessorMixin.get_processor_dict(folder)
     published, tokenizers = about.get("chat_template"), processor.tokenizer.chat_template
-    style = _trained_with(processor.tokenizer, config)
+    style, picture = _trained_with(processor.tokenizer, config), f"{processor.image_token}\n"
     template = (
-        _taking_parts(processor, published, "", f"{processor.image_token}\n")
+        _taking_parts(processor, published, "", picture)
         or _taking_parts(processor, tokenizers, "")
-        or (style and chat_template(style, f"{processor.image_token}\n"))
-        or _taking_parts(processor, tokenizers, f"{processor.image_token}\n")
+        or (style and chat_template(style, picture))
+        or _taking_parts(processor, tokenizers, picture)
     )
     if not template:
         raise ModelError(
@@ -263,11 +264,10 @@ def _taking_parts(processor: ProcessorMixin, template: Any, *pictures: str) -> s
 def _one_turn(processor: ProcessorMixin, template: str | None) -> str | None:
     """Return a question about a picture as the template writes it, None if it does not."""
     content = [{"type": "image"}, {"type": "text", "text": _QUESTION}]
+    message = [{"role": "user", "content": content}]
     try:
         text = processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            chat_template=template,
-            add_generation_prompt=True,
+            message, chat_template=template, add_generation_prompt=True
         )
     except Exception:  # a template is a program; what it may raise is its author's choice
         return None
