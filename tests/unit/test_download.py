@@ -13,11 +13,12 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from picture_samples import JPEG, PNG
 
-from llava_nb import ImageError, open_image
+from llava_nb import ImageError, example_picture, open_image
 from llava_nb.download import is_public, shown
 
+PNG = example_picture().read_bytes()
+SIZE = open_image(PNG).size
 HTML = b"<!doctype html><title>Cats</title>"
 TYPES = {"Content-Type": "image/png"}
 ANSWERS = {
@@ -29,7 +30,7 @@ ANSWERS = {
     "/odd-page": (200, {"Content-Type": "text/html; charset=utf-8"}, b"<div>Cats</div>"),
     "/drawing": (200, {"Content-Type": "image/svg+xml"}, b"<svg xmlns='http://w3.org'/>"),
     "/table": (200, {"Content-Type": "application/x-parquet"}, bytes(range(128, 200))),
-    "/half.jpg": (200, TYPES, JPEG[: len(JPEG) // 2]),
+    "/half": (200, TYPES, PNG[: len(PNG) // 2]),
     "/broken-off": (200, TYPES | {"Content-Length": "99999"}, PNG),
     "/large": (200, TYPES | {"Content-Length": "99999999"}, b""),
     "/bad-gzip": (200, TYPES | {"Content-Encoding": "gzip"}, PNG),
@@ -87,12 +88,12 @@ def fetch(server, path, **options):
 
 @pytest.mark.parametrize("path", ["/cat.png", "/cat.png?a=b#c", "/hop", "/unicode", "/zipped"])
 def test_picture_arrives(server, path):
-    assert fetch(server, path).size == (64, 48)
+    assert fetch(server, path).size == SIZE
 
 
 def test_address_is_read_as_people_paste_it(server):
     url = f" {server.url.replace('http', 'HTTP')}/cat.png\n"
-    assert open_image(url, allow_private=True).size == (64, 48)
+    assert open_image(url, allow_private=True).size == SIZE
 
 
 def test_request_says_who_asks_with_a_contact_and_carries_no_secrets(server, tmp_path, monkeypatch):
@@ -112,7 +113,7 @@ def test_request_says_who_asks_with_a_contact_and_carries_no_secrets(server, tmp
         ("/odd-page", "is a web page, not a picture"),
         ("/drawing", "SVG drawing.*convert it to PNG"),
         ("/table", "not a picture .*sent as application/x-parquet"),
-        ("/half.jpg", "cut off or damaged.*again"),
+        ("/half", "cut off or damaged.*again"),
         ("/broken-off", r"the transfer broke off \(.*more expected.*Try again"),
         ("/bad-gzip", "the transfer broke off"),
         ("/bad-chunk", "the transfer broke off"),
@@ -137,7 +138,7 @@ def test_answer_that_is_no_picture(server, path, message):
 
 
 def test_number_of_redirects_is_a_limit(server):
-    assert fetch(server, "/hop", max_redirects=1).size == (64, 48)
+    assert fetch(server, "/hop", max_redirects=1).size == SIZE
     with pytest.raises(ImageError, match="more than 0 times"):
         fetch(server, "/hop", max_redirects=0)
 
@@ -229,7 +230,7 @@ def test_certificate_is_checked(server, tmp_path, monkeypatch):
         fetch(server, "/cat.png")
     assert server.seen == []
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "cert"))
-    assert fetch(server, "/hop").size == (64, 48)
+    assert fetch(server, "/hop").size == SIZE
 
 
 # Private networks.
@@ -299,7 +300,7 @@ def test_name_that_nobody_or_only_a_proxy_knows(names, server, monkeypatch):
     url = "http://hidden.example/cat.png"
     with pytest.raises(ImageError, match="no computer named hidden.example was found.*a proxy"):
         open_image(url)
-    assert open_image(url, allow_private=True).size == (64, 48)
+    assert open_image(url, allow_private=True).size == SIZE
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     with pytest.raises(ImageError, match="the proxy does not answer. Check HTTP_PROXY"):
         open_image(url, allow_private=True)
