@@ -78,12 +78,8 @@ def main() -> int:
         opens = form not in (None, "process ended")
         counts["Pillow opens" if opens else "Pillow does not open", said.partition(":")[0]] += 1
         missed = opens and said != "opened" and form not in NOT_OPENED
-        if (
-            missed
-            or not said.startswith(("opened", "refused"))
-            or seconds > SECONDS
-            or size > BYTES
-        ):
+        foreign = not said.startswith(("opened", "refused"))
+        if missed or foreign or seconds > SECONDS or size > BYTES:
             faults.append(f"{path.name} ({form}): {said}; {seconds:.1f} s, {size / 2**30:.2f} GiB")
         elif not opens and said == "opened":
             print(f"opened, which Pillow does not: {path.name}")

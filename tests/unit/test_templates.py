@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,16 +48,17 @@ def test_without_a_template_it_is_what_the_model_was_trained_with(folder):
     assert (llava.style, llava.prompt_text(QUESTION)) == (style, asked)
 
 
+def edited(path: Path, **changes: Any) -> None:
+    """Change some entries of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 def test_a_template_for_text_alone_counts_as_none(tmp_path):
     """Tokenizers of language models bring theirs along; it would say nothing of the picture."""
     make_member("llava-onevision", tmp_path)
     (tmp_path / "chat_template.jinja").unlink()
-    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    settings["chat_template"] = (
-        "{% for message in messages %}{{ message['role'] + message['content'] | string }}"
-        "{% endfor %}"
-    )
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    text_alone = "{% for m in messages %}{{ m['role'] + m['content'] | string }}{% endfor %}"
+    edited(tmp_path / "tokenizer_config.json", chat_template=text_alone)
     asked = FAMILY["llava-onevision"].asked.format(QUESTION)
     assert load(tmp_path).prompt_text(QUESTION) == asked
 
@@ -78,9 +81,7 @@ def processor_of(made, tmp_path, template: str | None, *, tokenizers: str | None
     if template is not None:
         (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
     if tokenizers is not None:
-        settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
-        settings["chat_template"] = tokenizers
-        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+        edited(tmp_path / "tokenizer_config.json", chat_template=tokenizers)
     about = family_config("llava-1.5", 512)
     for name, value in config.items():
         part = about if hasattr(about, name) else about.text_config
@@ -119,16 +120,19 @@ def test_a_template_that_prints_what_it_is_given_takes_no_parts(made, tmp_path):
     assert asked(*processor_of(made, tmp_path, template)) == f"U <s><image><s>{QUESTION} E A "
 
 
-def test_a_template_that_sets_a_picture_without_one_is_told(made, tmp_path):
+@pytest.mark.parametrize(
+    ("question", "images", "message"),
+    [
+        (QUESTION, 0, "template of this model writes 1 picture.*0 were given"),
+        ("<image> what?", 1, "1 picture.*holds <image> 2 time"),
+    ],
+)
+def test_a_prompt_with_another_number_of_pictures_is_told(
+    made, tmp_path, question, images, message
+):
     model = processor_of(made, tmp_path, SETS_IT)
-    with pytest.raises(PromptError, match="template of this model writes 1 picture.*0 were given"):
-        asked(*model, images=0)
-
-
-def test_a_picture_that_the_question_names_as_well_is_told(made, tmp_path):
-    model = processor_of(made, tmp_path, SETS_IT)
-    with pytest.raises(PromptError, match="1 picture.*holds <image> 2 time"):
-        asked(*model, [("<image> what?", None)])
+    with pytest.raises(PromptError, match=message):
+        asked(*model, [(question, None)], images)
 
 
 def test_joycaption_gets_the_system_prompt_of_its_card(made, tmp_path):
@@ -140,18 +144,14 @@ def test_joycaption_gets_the_system_prompt_of_its_card(made, tmp_path):
     )
 
 
-def test_the_processors_own_template_of_text_comes_before_what_others_were_trained_with(
-    made, tmp_path
-):
-    own = processor_of(made, tmp_path, SETS_NONE, tokenizers=SETS_IT)
-    assert asked(*own).startswith("U <image>\n")
-
-
-def test_the_tokenizers_template_of_text_is_taken_where_nothing_else_is_known(made, tmp_path):
+def test_which_template_of_text_comes_first(made, tmp_path):
+    """The processor's own, what others were trained with, and the tokenizer's, in this order."""
     known = processor_of(made, tmp_path, None, tokenizers=SETS_NONE)
     assert prompt_style(*known) == "vicuna_v1"
     unknown = processor_of(made, tmp_path, None, tokenizers=SETS_NONE, vocab_size=64_000)
     assert asked(*unknown) == f"U <image>\n{QUESTION} E A "
+    own = processor_of(made, tmp_path, SETS_NONE, tokenizers=SETS_IT)
+    assert asked(*own).startswith("U <image>\n")
 
 
 def test_a_first_token_that_the_template_writes_is_not_added_again(made, tmp_path):
@@ -159,12 +159,9 @@ def test_a_first_token_that_the_template_writes_is_not_added_again(made, tmp_pat
     processor, config = processor_of(made, tmp_path, "{{ bos_token }}" + SETS_NONE)
     text, picture = asked(processor, config), Image.new("RGB", (SIDE, SIDE))
     content = [{"type": "image", "image": picture}, {"type": "text", "text": QUESTION}]
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
     stock = processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
+        [{"role": "user", "content": content}], return_tensors="pt", **options
     )["input_ids"]
     assert text.startswith("<s>") and stock[0].tolist().count(1) == 1
     assert encode(processor, [picture], [text])["input_ids"].equal(stock)
@@ -180,18 +177,15 @@ LLAMA_3 = (
 
 @pytest.mark.parametrize("by", ["vocabulary", "token"])
 def test_a_llama_3_without_a_template_is_prompted_as_llama_3(made, tmp_path, by):
-    more: dict[str, Any] = {"vocab_size": 128_256} if by == "vocabulary" else {}
-    source = made
-    if by == "token":
-        source = tmp_path / "source"
-        tokenizer = AutoTokenizer.from_pretrained(made)
-        tokenizer.add_tokens(["<|start_header_id|>"])
-        tokenizer.save_pretrained(source)
-        (source / "processor_config.json").write_bytes(
-            (made / "processor_config.json").read_bytes()
-        )
-        (source / "chat_template.jinja").unlink(missing_ok=True)
-    assert asked(*processor_of(source, tmp_path, None, **more)) == LLAMA_3
+    if by == "vocabulary":
+        assert asked(*processor_of(made, tmp_path, None, vocab_size=128_256)) == LLAMA_3
+        return
+    source = tmp_path / "source"
+    shutil.copytree(made, source)
+    tokenizer = AutoTokenizer.from_pretrained(made)
+    tokenizer.add_tokens(["<|start_header_id|>"])
+    tokenizer.save_pretrained(source)
+    assert asked(*processor_of(source, tmp_path, None)) == LLAMA_3
 
 
 def test_a_conversation_that_nobody_knows_is_not_guessed(made, tmp_path):
@@ -203,9 +197,7 @@ def test_a_conversation_that_nobody_knows_is_not_guessed(made, tmp_path):
 def test_the_picture_stands_at_the_models_own_token(made, tmp_path):
     """JoyCaption's is one of Llama 3's reserved tokens."""
     source = tmp_path / "source"
-    source.mkdir()
-    for file in made.iterdir():
-        (source / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(made, source)
     settings = json.loads((source / "tokenizer_config.json").read_text())
     settings = {key: value for key, value in settings.items() if "<image>" not in str(value)}
     (source / "tokenizer_config.json").write_text(json.dumps(settings))
