@@ -55,32 +55,27 @@ def build_with_pixels(
     """Return the processor of a model: the image processor of `folder`, and `fields` as they are.
 
     `padded` is what a config in the original layout says of pictures, None in the other layout.
-
-    How many tokens a picture in tiles (LLaVA-NeXT, OneVision) makes is counted by the processor
-    from its own fields and by the model from its config. `do_pad` gives the pictures of a batch
-    the same number of tiles.
+    The processor counts a picture's tokens from its own fields, the model from its config; several
+    published copies lack fields, and then count 575 tokens for 576 features.
     """
     side, patch = config.vision_config.image_size, config.vision_config.patch_size
     square = {"height": side, "width": side}
+    # Padded: to the same number of tiles in a batch.
+    tiles = {"image_grid_pinpoints": getattr(config, "image_grid_pinpoints", None), "do_pad": True}
     if config.model_type == "llava_onevision":
-        fields["image_processor"] = LlavaOnevisionImageProcessorPil.from_pretrained(
-            folder, size=square, image_grid_pinpoints=config.image_grid_pinpoints, do_pad=True
+        return OnevisionPictures(
+            LlavaOnevisionImageProcessorPil.from_pretrained(folder, size=square, **tiles),
+            num_image_tokens=(side // patch) ** 2,
+            vision_aspect_ratio=config.vision_aspect_ratio,
+            **fields,
         )
-        fields["vision_aspect_ratio"] = config.vision_aspect_ratio
-        return OnevisionPictures(num_image_tokens=(side // patch) ** 2, **fields)
-    fields["patch_size"] = patch
-    fields["num_additional_image_tokens"] = int(_on_clip(config))  # SigLIP has no class token
     if config.model_type == "llava_next":
-        image_processor = LlavaNextImageProcessorPil.from_pretrained(
-            folder,
-            size={"shortest_edge": side},
-            crop_size=square,
-            image_grid_pinpoints=config.image_grid_pinpoints,
-            do_pad=True,
-        )
-        return LlavaNextProcessor(image_processor=image_processor, **fields)
-    image_processor = _image_processor(folder, config, padded)
-    return LlavaProcessor(image_processor=image_processor, **fields)
+        kind, sizes = LlavaNextProcessor, {"size": {"shortest_edge": side}, "crop_size": square}
+        pixels = LlavaNextImageProcessorPil.from_pretrained(folder, **sizes, **tiles)
+    else:
+        kind, pixels = LlavaProcessor, _image_processor(folder, config, padded)
+    class_tokens = int(_on_clip(config))  # SigLIP has none
+    return kind(pixels, patch_size=patch, num_additional_image_tokens=class_tokens, **fields)
 
 
 def _on_clip(config: PretrainedConfig) -> bool:
@@ -90,12 +85,9 @@ def _on_clip(config: PretrainedConfig) -> bool:
 def _image_processor(folder: str, config: PretrainedConfig, padded: bool | None) -> Any:
     """Return the image processor that treats pictures as the model was trained.
 
-    That is the one that the folder names, with one exception. LLaVA-1.5, BakLLaVA and ViP-LLaVA
-    were published with CLIP's own, which crops, but were trained on pictures that are padded to
-    a square (`--image_aspect_ratio pad`). In the original layout the config tells (`padded`).
-
-    If what it makes is not of the tower's size, it is given sizes that would be. Raises ModelError
-    if it still is not.
+    That is the one that the folder names, with the tower's size if its own is another. But
+    LLaVA-1.5, BakLLaVA and ViP-LLaVA were published with CLIP's own, which crops, and trained on
+    pictures that are padded to a square (`--image_aspect_ratio pad`). Raises ModelError.
     """
     side = config.vision_config.image_size
     square = {"height": side, "width": side}

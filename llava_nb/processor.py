@@ -39,16 +39,11 @@ def build_processor(
     tokenizer: PreTrainedTokenizerBase | None = None,
     spelling: Spelling | None = None,
 ) -> ProcessorMixin:
-    """Return the processor with every field that matters taken from the config.
+    """Return the processor of a model, padding on the left: on the right, answers change.
 
-    Several published copies lack `patch_size` or `num_additional_image_tokens`, and then
-    count 575 image tokens for 576 features. Batches are padded on the left: on the
-    right, the shorter rows' answers change.
-
-    `pixels` is the folder with the image processor's settings, if not the same;
-    `tokenizer` and `spelling` are those of a checkpoint in the original layout. Raises
-    ModelError if the tokenizer has no token for pictures where the config says, if the image
-    processor makes no pixels that the tower takes, or if nobody knows the model's conversation.
+    `pixels` is the folder with the image processor's settings, if not the same; `tokenizer` and
+    `spelling` are those of a checkpoint in the original layout. Raises ModelError if tokenizer,
+    image processor and config do not go together, or if nobody knows the model's conversation.
     """
     tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder, padding_side="left")
     if tokenizer.pad_token is None:
@@ -86,9 +81,8 @@ def encode(
 ) -> BatchFeature:
     """Return the model's inputs for prompts and their pictures, in the order of both.
 
-    ids and mask are (prompts, tokens), padded on the left; pixels are (pictures, 3, side,
-    side) in float32. Where pictures are cut into tiles they are (pictures, tiles, 3, side,
-    side), and what else the model wants to know of them comes with them.
+    ids and mask are (prompts, tokens); pixels are (pictures, 3, side, side) in float32, or, where
+    pictures are cut into tiles, (pictures, tiles, 3, side, side).
     """
     small = [shrink(picture, processor, original=spelling is not None) for picture in pictures]
     prompts = [spelling.for_tokenizer(prompt) if spelling else prompt for prompt in prompts]
@@ -104,11 +98,7 @@ def encode(
 def encode_text(
     processor: ProcessorMixin, prompt: str, picture_tokens: int, spelling: Spelling | None = None
 ) -> Tensor:
-    """Return the ids, (1, tokens), that `encode` gives for a picture of that many tokens.
-
-    The processors of transformers write the picture's token as often into the text; which
-    picture it is makes no other difference to the ids.
-    """
+    """Return the ids, (1, tokens), that `encode` gives for a picture of that many tokens."""
     prompt = spelling.for_tokenizer(prompt) if spelling else prompt
     more = _special_tokens(processor, prompt, spelling)
     prompt = prompt.replace(processor.image_token, processor.image_token * picture_tokens)
@@ -189,8 +179,7 @@ def prompt_text(
 ) -> str:
     """Return the exact text that the model is given: questions and answers, the last None.
 
-    `images` pictures stand in the first question. Raises PromptError unless the text has one
-    image token for each.
+    `images` pictures stand in the first question. Raises PromptError unless each has one token.
     """
     token = IMAGE_TOKEN if spelling else processor.image_token
     turns = [(prompts.check_question(question), answer) for question, answer in turns]
@@ -221,10 +210,9 @@ def prompt_text(
 def _find_template(folder: str, processor: ProcessorMixin, config: PretrainedConfig) -> str:
     """Return the chat template of a model, such that it takes parts and writes the picture once.
 
-    The processor's own comes first. The tokenizer's is often the language model's, which knows
-    no pictures; so before that, the conversation which the model was trained with, if it is
-    known. In another form than its own a model answers all the same, only worse; so an unknown
-    one is not guessed. Raises ModelError.
+    The processor's own comes first. The tokenizer's is often the language model's, which knows no
+    pictures; so before that comes what the model was trained with. In another conversation than
+    its own a model only answers worse; so an unknown one is not guessed. Raises ModelError.
     """
     about, _ = ProcessorMixin.get_processor_dict(folder)
     published, tokenizers = about.get("chat_template"), processor.tokenizer.chat_template
@@ -298,10 +286,9 @@ _LLAMA_TOKENS = ("<s>", "</s>")
 class Spelling:
     """What stands for a picture, for people and for the tokenizer, and the prompt's form.
 
-    `picture` is what a prompt says (some models want marks round it), `token` what the
-    tokenizer reads at its place, `legacy` whether the tokenizer itself sets a blank after
-    every special token, `special` which these are, `padded` whether pictures are padded to a
-    square.
+    `picture` is what a prompt says (some models want marks round it), `token` what the tokenizer
+    reads at its place, `legacy` whether it sets a blank after every `special` token by itself, and
+    `padded` whether pictures are padded to a square.
     """
 
     picture: str = IMAGE_TOKEN
@@ -315,10 +302,9 @@ class Spelling:
     def for_tokenizer(self, prompt: str) -> str:
         """Return the prompt as the tokenizer must read it to give the original's ids.
 
-        A `<unk>` that a person wrote is left out: it would be taken for a picture. The tokenizer
-        sees one whole text, where the original's sees pieces, each with a blank of its own before
-        it. It sets none where one stands already, nor, if not `legacy`, inside a text; so that is
-        added. Before a `special` token the original has none either.
+        A `<unk>` that a person wrote is left out: it would be taken for a picture. The original's
+        reads piece by piece and sets a blank before each, but before a `special` token. Of a whole
+        text the tokenizer sets none inside, if not `legacy`, nor where one stands already.
         """
         pieces = [piece.replace(self.token, "") for piece in prompt.split(IMAGE_TOKEN)]
         if self.dummy_prefix:
