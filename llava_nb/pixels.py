@@ -28,7 +28,7 @@ _BYTES = 480_000_000  # of pixels: with a file of 50 MiB, opening takes at most 
 _FULL_PIXELS, _REDUCED_PIXELS = 50_000_000, 16_000_000
 _JPEG2000_PIXELS = 25_000_000  # its decoder holds 19 bytes a pixel, but can make half the size
 # What the decoders of these formats hold beside the picture, in bytes a pixel (measured).
-_HELD = {"WEBP": 12, "AVIF": 6, "QOI": 3.5}
+_HELD = {"WEBP": 12, "AVIF": 6, "BLP": 4.5, "QOI": 3.5}
 # EPS starts another program, IPTC opens what is inside it, EPS too, and MPEG is never decoded.
 NOT_OPENED = ("EPS", "IPTC", "MPEG")
 _WITH_EXIF = ("JPEG", "MPO", "PNG", "WEBP", "TIFF")  # others' plugins may have turned it already
@@ -45,18 +45,20 @@ Box = tuple[int, int, int, int]
 
 
 def check_pixels(
-    size: tuple[int, int], name: str, max_pixels: float, kind: str = "", taken: float = 4.0
+    size: tuple[int, int], name: str, max_pixels: float, kind: str = "a picture", taken: float = 4.0
 ) -> None:
     """Raise ImageError for a picture without pixels, or with more than the limit.
 
-    `taken` is how many bytes a pixel a file of this kind takes while it is decoded: above 4.8 it
-    gets a share of the limit.
+    `taken`: how many bytes a pixel decoding takes; above 4.8 the limit is lower.
     """
-    pixels, share = math.prod(size), min(_BYTES / (taken * MAX_PIXELS), 1)
+    pixels = math.prod(size)
     if pixels < 1:
         raise ImageError(f"{name} has no pixels ({size[0]} x {size[1]}): give another picture.")
+    taken += 20 / size[0]  # of pointers to each row, which are the most in very narrow pictures
+    share = min(_BYTES / (taken * MAX_PIXELS), 1)
     if pixels > max_pixels * share:
-        why = f" for {kind}, which takes more memory to decode" if share < 1 else ""
+        form = f"{kind} of {size[0]} x {size[1]} pixels"
+        why = f" for {form}, which takes more memory to decode" if share < 1 else ""
         raise ImageError(
             f"{name} has {pixels / 1e6:.1f} megapixels; the limit is "
             f"{max_pixels * share / 1e6:.4g}{why}. Save it smaller, or, if you trust it, call "
@@ -102,14 +104,13 @@ def read(data: bytes, name: str, max_pixels: float, file: bytes = b"") -> Image.
         picture.draft(None, (picture.width // 2, picture.height // 2))  # libjpeg scales to half
     if picture.format == "JPEG2000" and pixels > _JPEG2000_PIXELS:
         picture.reduce = math.ceil(math.log(pixels / _JPEG2000_PIXELS, 4))
-    sixteen_bits = any(";16" in str(tile) for tile in picture.tile)  # as in "RGB;16B"
-    if picture.format == "TIFF":  # which Pillow turns as it loads, in a second copy
-        orientation = orientation_of(picture, file)
-        picture.getexif()[_ORIENTATION] = 1
-        picture.load()
-    else:
-        picture.load()
-        orientation = orientation_of(picture, file if picture.format in _WITH_EXIF else b"")
+    sixteen_bits = ";16" in str(getattr(picture, "tile", ""))  # as in "RGB;16B"
+    if picture.format == "PNG":
+        picture.load()  # its EXIF may stand after the pixels
+    orientation = orientation_of(picture, file if picture.format in _WITH_EXIF else b"")
+    if picture.format == "TIFF":
+        picture.getexif()[_ORIENTATION] = 1  # or Pillow turns it as it loads, in a second copy
+    picture.load()
     result = to_rgb(picture, sixteen_bits=sixteen_bits)
     del picture  # a large one takes as much again to be turned
     return upright(result, orientation)
@@ -128,11 +129,12 @@ def _decoder(picture: ImageFile.ImageFile, data: bytes) -> tuple[str, float]:
     if picture.format == "TIFF" and picture.tag_v2.get(tiff.COMPRESSION, 1) != 1:
         # libtiff decodes a strip or tile at a time (Pillow's TiffDecode.c), and one may be it all.
         tags, (width, height) = picture.tag_v2, picture.size
-        rows = tags.get(tiff.TILELENGTH) or tags.get(tiff.ROWSPERSTRIP, height)
-        share = min(tags.get(tiff.TILEWIDTH, width) * rows / (width * height), 1)
-        bits = tags.get(tiff.BITSPERSAMPLE, (1,))
-        planes = len(bits) if tags.get(tiff.PLANAR_CONFIGURATION) == 2 else 1
-        return "TIFF in one strip", share * sum(bits) / 8 / planes
+        with suppress(TypeError):  # a damaged tag
+            rows = tags.get(tiff.TILELENGTH) or tags.get(tiff.ROWSPERSTRIP, height)
+            share = min(tags.get(tiff.TILEWIDTH, width) * rows / max(width * height, 1), 1)
+            bits = tags.get(tiff.BITSPERSAMPLE, (1,))
+            planes = len(bits) if tags.get(tiff.PLANAR_CONFIGURATION) == 2 else 1
+            return "TIFF in one strip", share * sum(bits) / 8 / planes
     return picture.format, _HELD.get(picture.format, 0)
 
 
@@ -352,7 +354,7 @@ def _flat(picture: Image.Image) -> Image.Image:
     if picture.mode == "LAB":
         from PIL import ImageCms
 
-        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        lab, rgb = map(ImageCms.createProfile, ("LAB", "sRGB"))
         return ImageCms.profileToProfile(picture, lab, rgb, outputMode="RGB")
     if not picture.has_transparency_data:
         return picture.convert("RGB")
@@ -360,8 +362,7 @@ def _flat(picture: Image.Image) -> Image.Image:
         picture = picture.convert("LA")
     layer = picture.convert("RGBA")
     page = Image.new("RGBA", layer.size, "white")
-    page.alpha_composite(layer)
-    return page.convert("RGB")
+    return Image.alpha_composite(page, layer).convert("RGB")
 
 
 def _range_of(parts: Iterable[Any], usual: Sequence[int]) -> tuple[float, float]:
@@ -403,15 +404,14 @@ def from_array(array: Any, max_pixels: float = MAX_PIXELS) -> Image.Image:
     shape = " x ".join(map(str, values.shape)) or "a single number"
     channels = values.shape[2] if values.ndim == 3 else 1
     if values.ndim not in (2, 3) or channels not in (1, 3, 4):
-        first = values.ndim == 3 and values.shape[0] in (1, 3, 4)
-        hint = ": use array.transpose(1, 2, 0)" if first else ""
+        channels_first = values.ndim == 3 and values.shape[0] in (1, 3, 4)
+        hint = ": use array.transpose(1, 2, 0)" if channels_first else ""
         raise ImageError(
             f"The array is {shape}; open_image takes height x width, optionally x 1, 3 or 4{hint}."
         )
     size = values.shape[1], values.shape[0]
     check_pixels(size, "The array", max_pixels)
-    if values.ndim == 3 and channels == 1:
-        values = values[:, :, 0]
+    values = values[:, :, 0] if values.ndim == 3 and channels == 1 else values
     low, high, full = _array_range(values)
 
     def tile(box: Box) -> Image.Image:
