@@ -11,6 +11,7 @@ import re
 import stat
 import unicodedata
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from itertools import islice
 from numbers import Real
 from pathlib import Path
@@ -301,7 +302,10 @@ def decode(
                 causes.append(error.with_traceback(None))  # whose frames hold a whole picture
     if isinstance(causes[0], UnidentifiedImageError):
         raise ImageError(_not_a_picture(data, name, content_type)) from causes[0]
-    raise ImageError(_not_decoded(name, causes[0])) from causes[0]
+    file_format = None
+    with suppress(Exception):
+        file_format = Image.open(io.BytesIO(data)).format
+    raise ImageError(_not_decoded(name, file_format, causes[0])) from causes[0]
 
 
 def from_pil(picture: Image.Image, max_pixels: float = MAX_PIXELS) -> Image.Image:
@@ -323,17 +327,18 @@ def from_pil(picture: Image.Image, max_pixels: float = MAX_PIXELS) -> Image.Imag
                 file.seek(0)
                 data = file.read()
             except Exception:  # no file, or one that cannot be read again
-                raise ImageError(_not_decoded(name, error)) from error
+                raise ImageError(_not_decoded(name, picture.format, error)) from error
             return decode(data, name, max_pixels=max_pixels)
         return pixels.upright(pixels.to_rgb(picture), pixels.orientation_of(picture))
 
 
-def _not_decoded(name: str, error: Exception) -> str:
+def _not_decoded(name: str, file_format: str | None, error: Exception) -> str:
     """The message for a picture that Pillow knows but could not decode."""
     if "cannot find loader" in str(error):
-        return f"{name}: Pillow {plain(error)}: export it as PNG."
+        return f"{name} is a {file_format} file, which Pillow cannot decode here: export it as PNG."
+    what = f"the {file_format} file" if file_format else "it"
     return (
-        f"{name} cannot be read in full ({plain(error)}): it is cut off or damaged, or holds "
+        f"{name} cannot be read in full ({plain(error)}): {what} is cut off or damaged, or holds "
         "pixels in a way that Pillow does not decode. Fetch, save or upload it again."
     )
 
