@@ -66,7 +66,8 @@ def open_image(
     `max_redirects` (5). Addresses inside a private network, or of this machine, are refused unless
     `allow_private` is true. With these limits opening takes at most 0.5 GiB, so where a decoder
     holds more than the picture the limit is lower: WebP 30 million pixels, AVIF 48, a progressive
-    JPEG without subsampling 69, a TIFF that is one compressed strip of three colours 69.
+    JPEG without subsampling 69, a TIFF that is one compressed strip of three colours 69, and less
+    than 100 for pictures of fewer than 25 pixels across.
 
     Raises ImageError, whose message is the repair.
     """
