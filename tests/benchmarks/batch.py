@@ -14,64 +14,66 @@ tokens, where nearly all is reading and a CPU has nothing to gain from batches. 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from checkpoints import make_mid_size
-from measure import (
-    Timed,
-    at_least,
-    finish,
-    fresh_picture,
-    generate,
-    in_turn,
-    of_rounds,
-    page,
-    parser,
-    table,
-    text_of,
-)
+import measure
+from checkpoints import MID_SIZE, make_random
+from measure import Timed, fresh_picture, generate, text_of
 from PIL import Image
 
 from llava_nb import Llava, load
 
 PROMPT, LOOP, BAR = "Describe this picture.", "loop", 3
 SIZES = (4, 8, 16)
+HEAD = ("model", "stored in", LOOP, *(f"batches of {size}" for size in SIZES))
 MAX_NEW_TOKENS = {"tiny": 64, "mid-size": 16}
 
 
 def batches(llava: Llava, rounds: int, pictures: int, tokens: int) -> Timed:
     """Measure the loop and every size of batch on one model."""
-    text = llava.prompt_text(PROMPT)
-    facts: dict[str, Any] = {
-        "stored": llava.quantization or llava.dtype,
-        "pictures": pictures,
-        "max_new_tokens": tokens,
-        "same": dict.fromkeys(map(str, SIZES), 0),
-    }
 
     def prepare(number: int) -> list[Image.Image]:
         return [fresh_picture(number * pictures + at) for at in range(pictures)]
 
     def loop(given: list[Image.Image]) -> list[str]:
-        made = (generate(llava, picture, text, tokens)[0] for picture in given)
-        return [text_of(llava, ids) for ids in made]
+        return recipe(llava, given, tokens)
 
     def at_once(given: list[Image.Image], size: int) -> list[str]:
         answers = llava.ask_batch(given, PROMPT, batch_size=size, max_new_tokens=tokens)
         return [answer.text for answer in answers]
 
     ways = {LOOP: loop} | {str(size): partial(at_once, size=size) for size in SIZES}
-    look = partial(count_the_same, facts)
-    return in_turn(llava.name, ways, rounds, prepare, device=llava.device, look=look, facts=facts)
+    timed = compare(llava, ways, rounds, prepare, pictures)
+    timed.facts.update(stored=llava.quantization or llava.dtype, max_new_tokens=tokens)
+    return timed
 
 
-def count_the_same(facts: dict[str, Any], results: dict[str, list[str]]) -> None:
-    """Count the answers that are the loop's to the letter."""
-    for size in facts["same"]:
-        pairs = zip(results[LOOP], results[size], strict=True)
-        facts["same"][size] += sum(one == other for one, other in pairs)
+def recipe(llava: Llava, pictures: Iterable[Image.Image], tokens: int) -> list[str]:
+    """Return what the much-copied recipe answers, picture by picture."""
+    text = llava.prompt_text(PROMPT)
+    made = (generate(llava, picture, text, tokens)[0] for picture in pictures)
+    return [text_of(llava, ids) for ids in made]
+
+
+def compare(
+    llava: Llava,
+    ways: dict[str, Callable[[Any], list[str]]],
+    rounds: int,
+    prepare: Callable[[int], Any],
+    pictures: int,
+) -> Timed:
+    """Measure the loop and batches by their size, and count the answers that are the loop's."""
+    same = {way: 0 for way in ways if way != LOOP}
+
+    def look(results: dict[str, list[str]]) -> None:
+        for size in same:
+            pairs = zip(results[LOOP], results[size], strict=True)
+            same[size] += sum(one == other for one, other in pairs)
+
+    facts = {"pictures": pictures, "same": same}
+    return measure.in_turn(llava, ways, rounds, prepare, look=look, facts=facts)
 
 
 def cells(timed: Timed) -> list[str]:
@@ -87,39 +89,35 @@ def cells(timed: Timed) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure every model, print, and return 1 if a bar is missed."""
-    made = parser(__doc__, rounds=7)
-    made.add_argument("--pictures", type=int, default=32, help="a round (default: 32)")
-    options = made.parse_args(arguments)
-    rounds, pictures = (1, 2) if options.quick else (options.rounds, options.pictures)
-    makers = [lambda: load("tiny"), lambda: make_mid_size(quick=options.quick)]
+    options = measure.parse(__doc__, arguments, rounds=(7, 1), pictures=(32, 2))
+    makers = [lambda: load("tiny"), lambda: make_random("mid-size", MID_SIZE[options.quick], None)]
     if not options.quick:
         makers.insert(1, lambda: load("tiny", quantization=None))
     measured = []
     for make in makers:
         llava = make()
         tokens = 4 if options.quick else MAX_NEW_TOKENS[llava.name]
-        measured.append(batches(llava, rounds, pictures, tokens))
-    verdicts = [
-        at_least(
-            f"the embedded model in {timed.facts['stored']}: batches of 16, times the loop",
-            timed.times_as_fast("16", LOOP),
-            BAR,
-            judged=not options.quick,
-        )
-        for timed in measured
-        if timed.model == "tiny"
-    ]
+        measured.append(batches(llava, options.rounds, options.pictures, tokens))
     rows = [(timed.model, timed.facts["stored"], *cells(timed)) for timed in measured]
-    text = page(
+    return measure.finish(
+        options,
+        "batch",
         "Pictures a second, one by one and in batches",
-        of_rounds(measured),
-        f'Rounds of {pictures} pictures, "{PROMPT}". The loop is `processor` and `model.generate` '
-        "for each picture. In brackets: times the loop, and how many answers are the loop's to "
-        "the letter.",
-        table(("model", "stored in", LOOP, *(f"batches of {size}" for size in SIZES)), rows),
-        verdicts=verdicts,
+        f'Rounds of {options.pictures} pictures, "{PROMPT}". The loop is `processor` and '
+        "`model.generate` for each picture. In brackets: times the loop, and how many answers are "
+        "the loop's to the letter.",
+        measure.table(HEAD, rows),
+        verdicts=[
+            measure.at_least(
+                f"the embedded model in {timed.facts['stored']}: batches of 16, times the loop",
+                timed.times_as_fast("16", LOOP),
+                BAR,
+            )
+            for timed in measured
+            if timed.model == "tiny"
+        ],
+        measured=measured,
     )
-    return finish("batch", text, {"measured": measured}, verdicts, options)
 
 
 if __name__ == "__main__":

@@ -34,22 +34,22 @@ from llava_nb.loading.load import device_and_dtype
 from llava_nb.loading.original import expected_shapes
 from llava_nb.loading.weights import check_modules, hush_bitsandbytes, keep_scales, settings
 from llava_nb.processor import build_processor, prompt_style
-from llava_nb.sizes import HALF, Shape, weights_bytes
+from llava_nb.sizes import HALF, Shape
 from llava_nb.vram.free import large_blocks_apart
 
 PARITY = Path(__file__).parents[1] / "data" / "parity"  # its tokenizer has 640 pieces
 ORIGINAL, CLIP = PARITY / "llava-v1.5-tiny", PARITY / "tiny-clip-vit"
-LAYOUTS, TOWER = ("original", "transformers"), "model.vision_tower."
+TOWER = "model.vision_tower."
 SHAPES = {"7b": find("llava-1.5-7b").shape, "13b": find("llava-1.5-13b").shape}
 CONTEXT_TOKENS, HEAD_WIDTH, TOWER_HEAD_WIDTH = 4096, 128, 64  # LLaVA-1.5's
 # The tower is small: what is measured is the language model, which alone is quantised.
-SMALL = Shape(256, 0, 688, 2048, 64, 4, 128, 17)
-LLAMA_WIDTHS, LLAMA_RATIO, FEWEST_LAYERS = (2048, 1024, 512, 256), 2.6875, 8
+SMALL = Shape(256, 12, 704, 2048, 64, 4, 128, 17)  # 20 MB in float16
+TWO_GIB = replace(SMALL, hidden=2048, layers=21, intermediate=5504)  # in Llama 7B's proportions
 SCALE, BLOCK = 8, 64  # 4-bit kernels go by blocks
 # About 100 million parameters in LLaVA-1.5-7B's proportions, the tower 4 % of it, and its 576 image
 # tokens: reading a prompt costs what it costs beside making a token, where 7B would take minutes.
-MID_SIZE = Shape(768, 13, 2048, 704, 256, 5, 1024, 577)
-MID_SIZE_QUICK = Shape(128, 2, 320, 704, 64, 2, 128, 577)
+# The second is for --quick.
+MID_SIZE = Shape(768, 13, 2048, 704, 256, 5, 1024, 577), Shape(128, 2, 320, 704, 64, 2, 128, 577)
 # From the names in a transformers 5 model to those in the files.
 NAMES = {
     "original": (
@@ -68,22 +68,6 @@ NAMES = {
 
 
 # --- shapes and settings ------------------------------------------------------------------------
-
-
-def shape_for(size_bytes: int) -> Shape:
-    """Return a shape of about this many bytes in float16, in Llama 7B's proportions.
-
-    The widest of `LLAMA_WIDTHS` that leaves eight layers or more; 20 MB is about the least.
-    """
-    for hidden in LLAMA_WIDTHS:
-        intermediate = BLOCK * round(hidden * LLAMA_RATIO / BLOCK)
-        shape = replace(SMALL, hidden=hidden, intermediate=intermediate)
-        around = weights_bytes(shape, None)
-        layer = weights_bytes(replace(shape, layers=1), None) - around
-        layers = round((size_bytes - around) / layer)
-        if layers >= FEWEST_LAYERS:
-            break
-    return replace(shape, layers=max(layers, 1))
 
 
 def scaled_down(shape: Shape) -> Shape:
@@ -107,13 +91,7 @@ def build_config(shape: Shape) -> LlavaConfig:
         patch_size=shape.patch,
     )
     text = LlamaConfig(
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.hidden // HEAD_WIDTH,
-        vocab_size=shape.vocabulary,
-        max_position_embeddings=CONTEXT_TOKENS,
-        rms_norm_eps=1e-5,
+        **language_sizes(shape), max_position_embeddings=CONTEXT_TOKENS, rms_norm_eps=1e-5
     )
     return LlavaConfig(
         text_config=text,
@@ -121,6 +99,18 @@ def build_config(shape: Shape) -> LlavaConfig:
         image_seq_length=shape.image_tokens,
         tie_word_embeddings=False,
     )
+
+
+def language_sizes(shape: Shape) -> dict[str, int]:
+    """Return the sizes of the language model, as both kinds of config name them."""
+    return {
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.hidden // HEAD_WIDTH,
+        "num_key_value_heads": shape.hidden // HEAD_WIDTH,
+        "vocab_size": shape.vocabulary,
+    }
 
 
 def write_settings(folder: Path, config: LlavaConfig) -> None:
@@ -138,18 +128,9 @@ def write_settings(folder: Path, config: LlavaConfig) -> None:
 
 def write_original_settings(folder: Path, shape: Shape) -> None:
     """Write config.json and the tokenizer; the tower is named "tower", beside the folder."""
-    raw = json.loads((ORIGINAL / "config.json").read_text()) | {
-        "hidden_size": shape.hidden,
-        "intermediate_size": shape.intermediate,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.hidden // HEAD_WIDTH,
-        "num_key_value_heads": shape.hidden // HEAD_WIDTH,
-        "vocab_size": shape.vocabulary,
-        "mm_hidden_size": shape.tower_hidden,
-        "mm_vision_tower": "tower",
-        "_name_or_path": "random",
-    }
-    (folder / "config.json").write_text(json.dumps(raw, indent=1))
+    raw = json.loads((ORIGINAL / "config.json").read_text()) | language_sizes(shape)
+    raw |= {"mm_hidden_size": shape.tower_hidden, "mm_vision_tower": "tower"}
+    (folder / "config.json").write_text(json.dumps(raw | {"_name_or_path": "random"}))
     for name in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(ORIGINAL / name, folder)
 
@@ -158,9 +139,8 @@ def write_pixels(folder: Path, config: LlavaConfig) -> None:
     """Write the image processor's settings, for pictures of the tower's size."""
     side = config.vision_config.image_size
     raw = json.loads((CLIP / "preprocessor_config.json").read_text())
-    (folder / "preprocessor_config.json").write_text(
-        json.dumps(raw | {"size": side, "crop_size": side})
-    )
+    raw |= {"size": side, "crop_size": side}
+    (folder / "preprocessor_config.json").write_text(json.dumps(raw))
 
 
 # --- a model without files ----------------------------------------------------------------------
@@ -196,9 +176,8 @@ def processor_for(config: LlavaConfig) -> Any:
 def as_llava(network: Any, processor: Any, name: str, quantization: str | None) -> Llava:
     """Join a network and its processor to what `load()` returns."""
     config = network.config
-    network.generation_config = GenerationConfig(
-        bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id
-    )
+    ends = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id}
+    network.generation_config = GenerationConfig(**ends)
     network, style = network.eval().requires_grad_(False), prompt_style(processor)
     return Llava(network, processor, name=name, quantization=quantization, style=style)
 
@@ -225,55 +204,44 @@ def make_random(name: str, shape: Shape, quantization: str | None) -> Llava:
     return as_llava(network, processor, name, quantization)
 
 
-def make_mid_size(*, quick: bool = False) -> Llava:
-    """Return the model of `MID_SIZE`, unquantised; with `quick` a far smaller one."""
-    return make_random("mid-size", MID_SIZE_QUICK if quick else MID_SIZE, None)
-
-
 # --- a checkpoint on the disk -------------------------------------------------------------------
 
 
-def write_checkpoint(folder: Path, shape: Shape, layout: str, shards: int) -> Path:
-    """Write a checkpoint into `folder`/model, in `layout` and `shards` files; return its folder."""
+def write_checkpoint(folder: Path, shape: Shape, layout: str, shards: int) -> tuple[Path, int]:
+    """Write a checkpoint in `layout` and `shards` files; return its folder and their bytes."""
     model, config = folder / "model", build_config(shape)
     model.mkdir(parents=True)
-    weights = expected_shapes(config)
-    if layout == "original":
+    weights, original = expected_shapes(config), layout == "original"
+    if original:
         write_original_settings(model, shape)
         config.vision_config.save_pretrained(folder / "tower")
         write_pixels(folder / "tower", config)
-        tower = {name: size for name, size in weights.items() if name.startswith(TOWER)}
-        tensors = {
-            renamed(each, layout): random_tensor(each, tower[each]).float() for each in tower
-        }
-        torch.save(tensors, folder / "tower" / "pytorch_model.bin")  # in float32, as OpenAI's is
-        weights = {name: size for name, size in weights.items() if name not in tower}
+        tower = {name: weights.pop(name) for name in list(weights) if name.startswith(TOWER)}
+        tensors = {renamed(name, layout): random_tensor(name, tower[name]) for name in tower}
+        of_float = {name: tensor.float() for name, tensor in tensors.items()}  # as OpenAI's is
+        torch.save(of_float, folder / "tower" / "pytorch_model.bin")
     else:
         write_settings(model, config)
-    stem, suffix = ("pytorch_model", "bin") if layout == "original" else ("model", "safetensors")
+    stem, suffix = ("pytorch_model", "bin") if original else ("model", "safetensors")
     where, total = {}, 0
     for number, part in enumerate(split(weights, shards), start=1):
         several = f"-{number:05}-of-{shards:05}" if shards > 1 else ""
         file = model / f"{stem}{several}.{suffix}"
         tensors = {renamed(name, layout): random_tensor(name, size) for name, size in part}
-        if layout == "original":
-            torch.save(tensors, file)
-        else:
-            save_file(tensors, file, metadata={"format": "pt"})
+        torch.save(tensors, file) if original else save_file(tensors, file, {"format": "pt"})
         where |= dict.fromkeys(tensors, file.name)
         total += sum(tensor.nbytes for tensor in tensors.values())
     if shards > 1:
         index = {"metadata": {"total_size": total}, "weight_map": where}
         (model / f"{stem}.{suffix}.index.json").write_text(json.dumps(index, indent=1))
-    return model
+    return model, total
 
 
 def renamed(name: str, layout: str) -> str:
     """Return the name that a weight has in a file of this layout."""
-    for pattern, new in NAMES[layout]:
-        if re.search(pattern, name):
-            return re.sub(pattern, new, name)
-    return name
+    found = ((pattern, new) for pattern, new in NAMES[layout] if re.search(pattern, name))
+    pattern, new = next(found, ("^", ""))
+    return re.sub(pattern, new, name)
 
 
 def split(weights: dict[str, tuple[int, ...]], shards: int) -> list[list]:
@@ -285,12 +253,6 @@ def split(weights: dict[str, tuple[int, ...]], shards: int) -> list[list]:
         parts[min((before + size // 2) * shards // sum(sizes), shards - 1)].append(each)
         before += size
     return parts
-
-
-def weight_file_sizes(folder: Path) -> list[int]:
-    """Return the bytes of every weight file in `folder`."""
-    files = (each for each in folder.iterdir() if each.suffix in (".bin", ".safetensors"))
-    return [file.stat().st_size for file in files]
 
 
 def random_tensor(name: str, size: tuple[int, ...]) -> torch.Tensor:

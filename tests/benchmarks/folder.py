@@ -15,7 +15,6 @@ time is by the clock, so nothing else may run; the processor's own is told besid
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 import time
@@ -24,28 +23,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from batch import LOOP, cells, count_the_same
-from measure import (
-    Timed,
-    at_least,
-    at_most,
-    child_request,
-    finish,
-    fresh_picture,
-    generate,
-    in_turn,
-    of_rounds,
-    page,
-    parser,
-    table,
-    text_of,
-    watch,
-)
+import measure
+from batch import LOOP, PROMPT, cells, compare, recipe
+from measure import Timed, fresh_picture
 from PIL import Image
 
 from llava_nb import Llava, caption_folder, load
 
-PROMPT = "Describe this picture."
 SIZES, TOKENS = (8, 16, 32), 64
 FEW, MANY = 1_000, 20_000
 MEMORY_BATCH, MEMORY_TOKENS, MEMORY_SIDE = 32, 4, 64
@@ -62,18 +46,13 @@ def draw(folder: Path, numbers: Sequence[int], side: int = 336) -> Path:
 
 def speed(llava: Llava, rounds: int, pictures: int, tokens: int, place: Path) -> Timed:
     """Measure the loop and every size of batch on the same files."""
-    text = llava.prompt_text(PROMPT)
-    facts: dict[str, Any] = {"pictures": pictures, "same": dict.fromkeys(map(str, SIZES), 0)}
 
     def prepare(number: int) -> Path:
         return draw(place / f"round {number}", range(number * pictures, (number + 1) * pictures))
 
     def loop(folder: Path) -> list[str]:
-        captions = []
-        for path in sorted(folder.glob("*.png")):
-            ids, _ = generate(llava, Image.open(path).convert("RGB"), text, tokens)
-            captions.append(text_of(llava, ids))
-        return captions
+        opened = (Image.open(path).convert("RGB") for path in sorted(folder.glob("*.png")))
+        return recipe(llava, opened, tokens)
 
     def at_once(folder: Path, size: int) -> list[str]:
         output = place / f"{folder.name} {size}.csv"
@@ -82,27 +61,19 @@ def speed(llava: Llava, rounds: int, pictures: int, tokens: int, place: Path) ->
         return [row.caption for row in result.rows()]
 
     ways = {LOOP: loop} | {str(size): partial(at_once, size=size) for size in SIZES}
-    look = partial(count_the_same, facts)
-    return in_turn("tiny", ways, rounds, prepare, device=llava.device, look=look, facts=facts)
+    return compare(llava, ways, rounds, prepare, pictures)
 
 
 def child() -> None:
     """Caption one folder, and again when all is done, with a mark after each."""
-    request, mark = child_request()
+    request, mark = measure.child_request()
     llava = load("tiny")
-    settings = {
-        "batch_size": MEMORY_BATCH,
-        "max_new_tokens": MEMORY_TOKENS,
-        "progress": False,
-    }
+    settings = {"batch_size": MEMORY_BATCH, "max_new_tokens": MEMORY_TOKENS, "progress": False}
     mark("loaded")
     clock, processor = time.perf_counter(), time.process_time()
     first = caption_folder(llava, request["folder"], request["output"], **settings)
-    took = {
-        "seconds": time.perf_counter() - clock,
-        "cpu_seconds": time.process_time() - processor,
-    }
-    mark("captioned", pictures=first.total, **took)
+    seconds, cpu_seconds = time.perf_counter() - clock, time.process_time() - processor
+    mark("captioned", pictures=first.total, seconds=seconds, cpu_seconds=cpu_seconds)
     again = caption_folder(llava, request["folder"], request["output"], **settings)
     mark("end", again_kept=again.kept, again_seconds=again.seconds)
 
@@ -110,7 +81,7 @@ def child() -> None:
 def memory(pictures: int, place: Path) -> dict[str, Any]:
     """Caption so many small pictures in a process of its own; return seconds and bytes."""
     folder = draw(place / f"{pictures} pictures", range(pictures), MEMORY_SIDE)
-    seen = watch(__file__, {"folder": str(folder), "output": f"{folder}.csv"})
+    seen = measure.watch(__file__, {"folder": str(folder), "output": f"{folder}.csv"})
     held = {"peak_bytes": sum(seen.peaks["captioned"]), "loaded_bytes": sum(seen.now["loaded"])}
     return seen.facts | held
 
@@ -127,46 +98,37 @@ def in_words(run: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure speed and memory, print, and return 1 if a bar is missed."""
-    made = parser(__doc__, rounds=5)
-    made.add_argument("--pictures", type=int, default=64, help="a round (default: 64)")
-    made.add_argument("--many", type=int, default=MANY, help=f"for memory (default: {MANY})")
-    options = made.parse_args(arguments)
-    sizes = (1, 2, 4) if options.quick else (options.rounds, options.pictures, options.many)
-    rounds, pictures, most = sizes
-    place = Path(tempfile.mkdtemp(prefix="llava_nb-folder-"))
-    try:
-        timed = speed(load("tiny"), rounds, pictures, 4 if options.quick else TOKENS, place)
-        few, many = (memory(number, place) for number in (min(FEW, most // 2), most))
-    finally:
-        shutil.rmtree(place)
+    numbers = {"rounds": (5, 1), "pictures": (64, 2), "many": (MANY, 4)}
+    options = measure.parse(__doc__, arguments, **numbers)
+    tokens = 4 if options.quick else TOKENS
+    with tempfile.TemporaryDirectory(prefix="llava_nb-folder-") as place:
+        timed = speed(load("tiny"), options.rounds, options.pictures, tokens, Path(place))
+        sizes = (min(FEW, options.many // 2), options.many)
+        few, many = (memory(number, Path(place)) for number in sizes)
     best = max(timed.times_as_fast(str(size), LOOP) for size in SIZES)
-    more_memory = 100 * (many["peak_bytes"] / few["peak_bytes"] - 1)
+    memory_more = 100 * (many["peak_bytes"] / few["peak_bytes"] - 1)
     each = [run["seconds"] / run["pictures"] for run in (few, many)]
+    time_more = 100 * (each[1] / each[0] - 1)
     what = f"{many['pictures']:,} pictures against {few['pictures']:,}"
     done = f"a second call that finds {many['again_kept']:,} done, seconds"
-    judged = {"judged": not options.quick}
-    verdicts = [
-        at_least("pictures a second, times the loop", best, FASTER, **judged),
-        at_most(f"{what}: peak memory, % more", more_memory, MORE_MEMORY, **judged),
-        at_most(
-            f"{what}: time a picture, % more", 100 * (each[1] / each[0] - 1), MORE_TIME, **judged
-        ),
-        at_most(done, many["again_seconds"], DONE_SECONDS, **judged),
-    ]
-    text = page(
+    head = ("", LOOP, *(f"batches of {size}" for size in SIZES))
+    return measure.finish(
+        options,
+        "folder",
         "A folder of pictures",
-        of_rounds([timed]),
-        f"Rounds of {pictures} pictures; in brackets times the loop, and how many captions are the "
-        f"loop's to the letter. Memory: {MEMORY_SIDE} pixels a picture, batches of "
+        f"Rounds of {options.pictures} pictures; in brackets times the loop, and how many captions "
+        f"are the loop's to the letter. Memory: {MEMORY_SIDE} pixels a picture, batches of "
         f"{MEMORY_BATCH}, {MEMORY_TOKENS} tokens an answer: {in_words(few)}; {in_words(many)}.",
-        table(
-            ("", LOOP, *(f"batches of {size}" for size in SIZES)),
-            [("pictures a second", *cells(timed))],
-        ),
-        verdicts=verdicts,
+        measure.table(head, [("pictures a second", *cells(timed))]),
+        verdicts=[
+            measure.at_least("pictures a second, times the loop", best, FASTER),
+            measure.at_most(f"{what}: peak memory, % more", memory_more, MORE_MEMORY),
+            measure.at_most(f"{what}: time a picture, % more", time_more, MORE_TIME),
+            measure.at_most(done, many["again_seconds"], DONE_SECONDS),
+        ],
+        measured=[timed],
+        runs=[few, many],
     )
-    figures = {"measured": [timed], "runs": [few, many]}
-    return finish("folder", text, figures, verdicts, options)
 
 
 if __name__ == "__main__":

@@ -17,34 +17,16 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from checkpoints import make_mid_size
-from measure import (
-    Timed,
-    at_least,
-    exactly,
-    finish,
-    fresh_picture,
-    generate,
-    in_turn,
-    of_rounds,
-    page,
-    parser,
-    table,
-)
+import measure
+import torch
+from checkpoints import MID_SIZE, make_random
+from measure import Timed, exactly, fresh_picture, generate
 
 from llava_nb import Llava, load
 
 FIRST, SECOND, BAR = "Describe this picture.", "What colour is it?", 5
-HEAD = (
-    "model",
-    "image tokens",
-    "prompt tokens",
-    "of them read before",
-    "fresh, ms",
-    "chat, ms",
-    "times sooner",
-    "same token",
-)
+HEAD = ("model", "image tokens", "prompt tokens", "of them read before", "fresh, ms", "chat, ms")
+HEAD += ("times sooner", "same token")
 
 
 def follow_up(llava: Llava, rounds: int, answer_tokens: int) -> Timed:
@@ -73,23 +55,21 @@ def follow_up(llava: Llava, rounds: int, answer_tokens: int) -> Timed:
         facts["prompt_tokens"], facts["reused_tokens"] = prompt_tokens, answer.reused_tokens
 
     ways = {"fresh": fresh, "chat": in_chat}
-    return in_turn(llava.name, ways, rounds, begin, device=llava.device, look=look, facts=facts)
+    return measure.in_turn(llava, ways, rounds, begin, look=look, facts=facts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure both models, print, and return 1 if the bar is missed."""
-    options = parser(__doc__, rounds=15).parse_args(arguments)
-    rounds, answer_tokens = (2, 4) if options.quick else (options.rounds, 24)
-    measured = []
-    for make in (
-        lambda: load("tiny", quantization=None),
-        lambda: make_mid_size(quick=options.quick),
-    ):
-        llava = make()
-        measured.append(follow_up(llava, rounds, answer_tokens))
+    options = measure.parse(__doc__, arguments, rounds=(15, 2))
+    measured = [
+        follow_up(make(), options.rounds, 4 if options.quick else 24)
+        for make in (
+            lambda: load("tiny", quantization=None),
+            lambda: make_random("mid-size", MID_SIZE[options.quick], None),
+        )
+    ]
     sooner = measured[-1].times_as_fast("chat", "fresh")
-    judged = llava.device.type == "cpu" and not options.quick
-    verdicts = [at_least("576 image tokens, on a CPU: times sooner", sooner, BAR, judged=judged)]
+    bar = measure.at_least("576 image tokens, on a CPU: times sooner", sooner, BAR)
     rows = [
         (
             timed.model,
@@ -100,15 +80,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         for timed in measured
     ]
-    text = page(
+    return measure.finish(
+        options,
+        "followup",
         "Time to the first token of the second question",
-        of_rounds(measured),
         "The same tokens: in a conversation, and fresh through `processor` and `model.generate`. "
         "float32 on a CPU.",
-        table(HEAD, rows),
-        verdicts=verdicts,
+        measure.table(HEAD, rows),
+        verdicts=[] if torch.cuda.is_available() else [bar],
+        measured=measured,
     )
-    return finish("followup", text, {"measured": measured}, verdicts, options)
 
 
 if __name__ == "__main__":

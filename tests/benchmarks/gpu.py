@@ -28,10 +28,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from measure import Verdict, child_request, exactly, finish, machine, page, parser, table, watch
+import measure
+import torch
+from checkpoints import SHAPES, make_random, scaled_down
+
+from llava_nb import check_gpu, estimate_vram, example_picture, open_image
+from llava_nb.loading.load import device_and_dtype
+from llava_nb.sizes import CONTEXT, Shape
+from llava_nb.vram.track import peak_on
 
 STORED = {"4bit": "4bit", "8bit": "8bit", "none": None}
-TOKENS, APART, GIB = (64, 1024), 0.05, 2**30
+TOKENS, APART, GIB = (64, 1024), 5, 2**30
 BELOW = {("7b", "4bit"): 6 * GIB, ("13b", "4bit"): 19 * GIB // 2}
 HEAD = ("model, stored, when", "foretold", "in use", "apart %", "allocated", "reserved", "process")
 HEAD += ("seconds", "first token, s", "tokens/s")
@@ -64,50 +71,49 @@ class Stage:
         return f"{self.model} {self.stored}, {when}"
 
     @property
+    def apart(self) -> float | None:
+        """How far the estimate is from what is in use, in percent."""
+        return None if self.process is None else 100 * (self.foretold / self.in_use - 1)
+
+    @property
     def in_use(self) -> int | None:
         """Tensors and CUDA's context: the process without what torch keeps unused."""
-        if None in (self.allocated, self.reserved, self.process):
-            return None
-        return self.allocated + self.process - self.reserved
+        return None if self.process is None else self.allocated + self.process - self.reserved
 
     def cells(self) -> tuple[str, ...]:
         """Return the line of the table, memory in GiB."""
-        apart = f"{100 * (self.foretold / self.in_use - 1):+.1f}" if self.in_use else ""
-        held = (self.allocated, self.reserved, self.process)
-        writing = self.seconds - self.first_token_seconds
-        speed = f"{(self.tokens - 1) / writing:.1f}" if self.tokens else ""
-        first = f"{self.first_token_seconds:.2f}" if self.tokens else ""
-        sizes = ["" if each is None else f"{each / GIB:.3f}" for each in (self.in_use, *held)]
-        told = f"{self.foretold / GIB:.3f}"
-        return self.label, told, sizes[0], apart, *sizes[1:], f"{self.seconds:.1f}", first, speed
+        apart = "" if self.apart is None else f"{self.apart:+.1f}"
+        held = map(gib, (self.allocated, self.reserved, self.process))
+        first, speed = "", ""
+        if self.tokens:
+            first = f"{self.first_token_seconds:.2f}"
+            speed = f"{(self.tokens - 1) / (self.seconds - self.first_token_seconds):.1f}"
+        told = self.label, gib(self.foretold), gib(self.in_use), apart
+        return *told, *held, f"{self.seconds:.1f}", first, speed
+
+
+def gib(size: int | None) -> str:
+    """Return bytes as GiB; what is unknown is left empty."""
+    return "" if size is None else f"{size / GIB:.3f}"
 
 
 def child() -> None:
     """Make the model that the request says and ask it, with a mark after each step."""
-    request, mark = child_request()
-    import torch
-    from checkpoints import make_random
-
-    from llava_nb import check_gpu, estimate_vram, example_picture, open_image
-    from llava_nb.loading.load import device_and_dtype
-    from llava_nb.sizes import CONTEXT, Shape
-    from llava_nb.vram.track import peak_on
-
+    request, mark = measure.child_request()
     device = torch.device(device_and_dtype(check_gpu(ask_torch=True))[0])
-    on_gpu, free_before = device.type == "cuda", 0
-    if on_gpu:
-        gpus = {gpu.index: gpu.free_bytes for gpu in check_gpu().gpus}  # leaves CUDA alone
-        free_before = gpus.get(device.index) or 0
-        torch.zeros(1, device=device)
+    on_gpu = device.type == "cuda"
+    frees = {gpu.index: gpu.free_bytes for gpu in check_gpu().gpus}  # leaves CUDA alone
+    free_before = frees.get(device.index)
 
     def held() -> dict[str, int]:
         if not on_gpu:
             return {}
         reserved = torch.cuda.max_memory_reserved(device)
         given_back = reserved - torch.cuda.memory_reserved(device)
-        process = free_before - torch.cuda.mem_get_info(device)[0] + given_back
         found = {"allocated": torch.cuda.max_memory_allocated(device), "reserved": reserved}
-        return found | ({"process": process} if free_before else {})
+        if free_before:
+            found["process"] = free_before - torch.cuda.mem_get_info(device)[0] + given_back
+        return found
 
     began = time.perf_counter()
     llava = make_random(request["name"], Shape(**request["shape"]), request["quantization"])
@@ -120,87 +126,73 @@ def child() -> None:
     foretold = estimate.weights_bytes + estimate.parts[CONTEXT]
     mark("loaded", stage_0={"foretold": foretold, "needed": 0, "seconds": seconds, **held()})
     picture = open_image(example_picture())
-    for tokens in TOKENS:
-        with exactly(llava, tokens), peak_on(llava.device) as peak:
+    for tokens in request["tokens"]:
+        with measure.exactly(llava, tokens), peak_on(llava.device) as peak:
             answer = llava.ask(picture, QUESTION, max_new_tokens=tokens)
         if answer.tokens != tokens:
             raise RuntimeError(f"{answer.tokens} tokens were made instead of {tokens}")
         question = answer.prompt_tokens - llava.model.config.image_seq_length
         told = estimate_vram(llava, prompt_tokens=question, max_new_tokens=tokens)
-        stage = {
-            "foretold": told.total_bytes,
-            "needed": told.needed_bytes,
-            "seconds": answer.seconds,
-            "first_token_seconds": answer.first_token_seconds,
-            **held(),
-        }
-        if on_gpu:  # ask() may begin torch's peak anew more than once
-            stage["allocated"] = peak.highest
+        stage = {"foretold": told.total_bytes, "needed": told.needed_bytes, **held()}
+        stage |= {"seconds": answer.seconds, "first_token_seconds": answer.first_token_seconds}
+        stage["allocated"] = peak.highest  # ask() may begin torch's peak anew more than once
         mark(f"answered {tokens}", **{f"stage_{tokens}": stage})
     mark("end")
 
 
-def verdicts(stages: Sequence[Stage]) -> list[Verdict]:
+def verdicts(stages: Sequence[Stage]) -> list[measure.Verdict]:
     """Return every bar; without a GPU none is measured."""
-    found: list[Verdict] = []
+    found: list[measure.Verdict] = []
     for stage in (each for each in stages if each.tokens):
-        apart = None if stage.in_use is None else stage.foretold / stage.in_use - 1
-        figure = "" if apart is None else f"{100 * apart:+.1f}"
+        apart, bars = stage.apart, {"what load() wants free": stage.needed}
+        figure = "" if apart is None else f"{apart:+.1f}"
         met = None if apart is None else abs(apart) <= APART
-        found.append((f"{stage.label}: estimate from the peak in use, %", figure, "5", met))
-        bars = {"what load() wants free": stage.needed}
+        found.append((f"{stage.label}: estimate from the peak in use, %", figure, f"{APART}", met))
         if stage.tokens == max(TOKENS) and (stage.model, stage.stored) in BELOW:
             bars["the most that it may take"] = BELOW[stage.model, stage.stored]
         for name, bar in bars.items():
-            figure = "" if stage.process is None else f"{stage.process / GIB:.2f} GiB"
             met = None if stage.process is None else stage.process <= bar
-            what = f"{stage.label}: the process, of {name}"
-            found.append((what, figure, f"at most {bar / GIB:.2f} GiB", met))
+            what = f"{stage.label}: the process, of {name}, GiB"
+            found.append((what, gib(stage.process), f"at most {gib(bar)}", met))
     return found
 
 
-def measure(name: str, shape: Any, stored: str) -> list[Stage]:
+def measured(name: str, shape: Any, stored: str, tokens: Sequence[int]) -> list[Stage]:
     """Measure one model in a fresh process. Raises RuntimeError if it does not reach its end."""
     request = {"name": name, "shape": asdict(shape), "quantization": STORED[stored]}
-    facts = watch(__file__, request).facts
-    stages = [Stage(name, stored, tokens, **facts[f"stage_{tokens}"]) for tokens in (0, *TOKENS)]
+    facts = measure.watch(__file__, request | {"tokens": tokens}).facts
+    stages = [Stage(name, stored, number, **facts[f"stage_{number}"]) for number in (0, *tokens)]
     return [stages[0], *(replace(each, needed=stages[-1].needed) for each in stages[1:])]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and return 1 if a bar is missed; a model that fails does not end others."""
-    from checkpoints import SHAPES, scaled_down
-
-    from llava_nb import check_gpu
-
-    made = parser(__doc__)
-    made.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
-    made.add_argument("--stored", nargs="+", choices=STORED, default=list(STORED))
-    options = made.parse_args(arguments)
+    options = measure.parse(__doc__, arguments, {"--models": [*SHAPES], "--stored": [*STORED]})
     reason = check_gpu(ask_torch=True).no_cuda_reason
     small, stages, failed = bool(options.quick or reason), [], []
+    tokens = (4, 16) if options.quick else TOKENS
     for model in options.models:
         shape, name = SHAPES[model], model
         if small:
             shape, name = scaled_down(shape), f"{model}/8"
         for stored in options.stored:
             try:
-                found = measure(name, shape, stored)
+                found = measured(name, shape, stored, tokens)
             except RuntimeError as error:
                 failed.append((f"{name} {stored}", str(error).splitlines()[-1], "completed", False))
                 continue
             stages += found
             print(*found, sep="\n", file=sys.stderr, flush=True)
-    bars = [*verdicts(stages), *failed]
-    text = page(
-        f"VRAM of LLaVA-1.5, foretold and measured on {machine()}",
+    return measure.finish(
+        options,
+        Path(__file__).stem + ("_small" if small else ""),
+        f"VRAM of LLaVA-1.5, foretold and measured on {measure.machine()}",
         "Random weights, one picture, a fresh process for each model. Memory in GiB."
         + (f" No GPU was measured ({reason}): small shapes, on the CPU." if reason else ""),
-        table(HEAD, [stage.cells() for stage in stages]),
-        verdicts=bars,
+        measure.table(HEAD, [stage.cells() for stage in stages]),
+        verdicts=[*verdicts(stages), *failed],
+        stages=stages,
     )
-    stem = Path(__file__).stem + ("_small" if small else "")
-    return finish(stem, text, {"stages": stages}, bars, options)
 
 
 if __name__ == "__main__":

@@ -7,24 +7,24 @@ next, by more than what is to be measured.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import json
 import os
 import platform
 import re
+import select
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import psutil
 import torch
@@ -52,8 +52,8 @@ class Timed:
 
     model: str
     seconds: dict[str, list[float]]
-    facts: dict[str, Any] = field(default_factory=dict)
-    processor_share: float = 1.0
+    facts: dict[str, Any]
+    processor_share: float
 
     def median(self, way: str) -> float:
         """The seconds of a way."""
@@ -65,14 +65,13 @@ class Timed:
 
 
 def in_turn(
-    model: str,
+    llava: Llava,
     ways: Mapping[str, Callable[[Any], Any]],
     rounds: int,
     prepare: Callable[[int], Any],
     *,
-    device: torch.device,
-    look: Callable[[dict[str, Any]], None] = lambda results: None,
-    facts: dict[str, Any] | None = None,
+    look: Callable[[dict[str, Any]], None],
+    facts: dict[str, Any],
 ) -> Timed:
     """Take every way once in each of `rounds`, and return what it took.
 
@@ -82,6 +81,7 @@ def in_turn(
     """
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     names, clock, processor = list(ways), 0.0, 0.0
+    wait = torch.cuda.synchronize if llava.device.type == "cuda" else lambda: None
     gc.collect()
     gc.freeze()  # a collection with all that the libraries made takes a third of a second
     try:
@@ -90,26 +90,19 @@ def in_turn(
             first = number % len(names)
             for way in names[first:] + names[:first]:
                 gc.collect()  # now, and not in the middle of one of the ways
-                before = time.process_time()
-                took, results[way] = clocked(ways[way], given, device)
+                wait()
+                before = time.perf_counter(), time.process_time()
+                results[way] = ways[way](given)
+                wait()
+                took, busy = time.perf_counter() - before[0], time.process_time() - before[1]
                 if number:
-                    processor, clock = processor + time.process_time() - before, clock + took
+                    processor, clock = processor + busy, clock + took
                     seconds[way].append(took)
             if number:
                 look(results)
     finally:
         gc.unfreeze()
-    return Timed(model, seconds, facts if facts is not None else {}, processor / clock)
-
-
-def clocked(work: Callable[[Any], Any], given: Any, device: torch.device) -> tuple[float, Any]:
-    """Return the seconds of `work(given)`, until the GPU is done as well, and what it returned."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda device: None
-    wait(device)
-    started = time.perf_counter()
-    result = work(given)
-    wait(device)
-    return time.perf_counter() - started, result
+    return Timed(llava.name, seconds, facts, processor / clock)
 
 
 # --- what llava_nb is compared with -------------------------------------------------------------
@@ -137,15 +130,9 @@ def text_of(llava: Llava, ids: list[int]) -> str:
     return llava.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
-@contextlib.contextmanager
-def exactly(llava: Llava, tokens: int) -> Iterator[None]:
-    """Forbid the end token until an answer has `tokens` tokens, whoever asks for it."""
-    config: Any = llava.model.generation_config
-    before, config.min_new_tokens = config.min_new_tokens, tokens
-    try:
-        yield
-    finally:
-        config.min_new_tokens = before
+def exactly(llava: Llava, tokens: int) -> Any:
+    """Forbid the end token until an answer has `tokens` tokens, while this is entered."""
+    return mock.patch.object(llava.model.generation_config, "min_new_tokens", tokens)
 
 
 # --- a process watched from outside -------------------------------------------------------------
@@ -172,42 +159,30 @@ def watch(script: str, request: dict[str, Any]) -> Watched:
     Raises RuntimeError, with what the process said, if it does not reach its end. Linux only: other
     systems do not tell anonymous memory from mapped files.
     """
-    seen, lock, done = Watched(), threading.Lock(), threading.Event()
-    with tempfile.TemporaryFile("w+") as errors:
-        command = [sys.executable, script, "--child", json.dumps(request)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
-        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
-        child = subprocess.Popen(command, text=True, env=environment, **pipes)
-        process, peak, last = psutil.Process(child.pid), [0, 0], time.perf_counter()
-
-        def read() -> tuple[int, int]:
-            nonlocal last
+    command = [sys.executable, script, "--child", json.dumps(request)]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    seen, peak, last, line = Watched(), (0, 0), time.perf_counter(), "\n"
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, text=True, env=environment, stderr=errors, **pipes) as child,
+    ):
+        process = psutil.Process(child.pid)
+        while line:
+            marked, _, _ = select.select([child.stdout], [], [], INTERVAL_SECONDS)
             held = process.memory_info()
-            found = held.rss - held.shared, held.shared
-            peak[:] = map(max, peak, found)
+            now = held.rss - held.shared, held.shared
+            peak = max(peak[0], now[0]), max(peak[1], now[1])
             seen.gap, last = max(seen.gap, time.perf_counter() - last), time.perf_counter()
-            return found
-
-        def readings() -> None:
-            while not done.wait(INTERVAL_SECONDS):
-                with contextlib.suppress(psutil.Error), lock:  # it may be ending
-                    read()
-
-        reader = threading.Thread(target=readings, daemon=True)
-        reader.start()
-        with contextlib.suppress(BrokenPipeError), child.stdin, child.stdout:
-            for line in child.stdout:
+            line = child.stdout.readline() if marked else "\n"
+            if line.strip():
                 told = json.loads(line)
                 name = told.pop("mark")
-                with lock:
-                    seen.now[name], seen.peaks[name] = read(), tuple(peak)
-                    peak[:] = 0, 0
+                seen.now[name], seen.peaks[name], peak = now, peak, (0, 0)
                 seen.facts |= told
                 child.stdin.write("go on\n")
                 child.stdin.flush()
-        done.set()
-        reader.join()
         if child.wait() or "end" not in seen.now:
             errors.seek(0)
             raise RuntimeError(f"code {child.returncode}: {errors.read().strip()[-3000:]}")
@@ -229,31 +204,20 @@ def child_request() -> tuple[dict[str, Any], Callable[..., None]]:
 # --- bars, tables, results ----------------------------------------------------------------------
 
 
-def at_least(what: str, figure: float, bar: float, *, judged: bool = True) -> Verdict:
-    """Return the verdict on a figure that has to reach a bar, if it is judged at all."""
-    return what, f"{figure:.1f}", f"at least {bar:g}", figure >= bar if judged else None
+def at_least(what: str, figure: float, bar: float) -> Verdict:
+    """Return the verdict on a figure that has to reach a bar."""
+    return what, f"{figure:.1f}", f"at least {bar:g}", figure >= bar
 
 
-def at_most(what: str, figure: float, bar: float, *, judged: bool = True) -> Verdict:
+def at_most(what: str, figure: float, bar: float) -> Verdict:
     """Return the verdict on a figure that must not pass a bar."""
-    return what, f"{figure:.1f}", f"at most {bar:g}", figure <= bar if judged else None
-
-
-def missed(verdicts: Sequence[Verdict]) -> bool:
-    """Whether a bar is missed; one that was not measured is not."""
-    return any(met is False for *_, met in verdicts)
+    return what, f"{figure:.1f}", f"at most {bar:g}", figure <= bar
 
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that matter here, and of Python."""
     packages = ("torch", "transformers", "bitsandbytes")
     return {name: version(name) for name in packages} | {"Python": platform.python_version()}
-
-
-def about() -> str:
-    """Return the versions and the number of threads, in words."""
-    told = ", ".join(f"{name} {number}" for name, number in versions().items())
-    return f"{told}, {torch.get_num_threads()} thread(s)"
 
 
 def machine() -> str:
@@ -266,60 +230,67 @@ def machine() -> str:
     return f"a CPU ({name}, {os.cpu_count()} core(s))"
 
 
-def of_rounds(measured: Sequence[Timed]) -> str:
-    """Say how timings were taken."""
-    rounds = max(len(each) for timed in measured for each in timed.seconds.values())
-    share = 100 * min(timed.processor_share for timed in measured)
-    return (
-        f"Medians of {rounds} rounds, in each of which all ways were taken in turn. The "
-        f"processor's seconds were {share:.0f} % of the clock's, or more."
-    )
-
-
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Return a Markdown table; the first column is text."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-def page(title: str, *parts: str, verdicts: Sequence[Verdict] = ()) -> str:
-    """Return a whole result for people: title, machine, parts, bars."""
-    bars = table(("bar", "figure", "bar", ""), [(*each, WORDS[met]) for *each, met in verdicts])
-    told = [f"# {title}", f"{about()}, on {machine()}.", *parts, *([bars] if verdicts else [])]
-    return "\n\n".join(told) + "\n"
+def parse(
+    description: str,
+    arguments: Sequence[str] | None,
+    lists: Mapping[str, Sequence[Any]] | None = None,
+    **numbers: tuple[int, int],
+) -> argparse.Namespace:
+    """Return what a command line says.
 
-
-def parser(description: str, rounds: int | None = None) -> argparse.ArgumentParser:
-    """Return a parser with the options that benchmarks have."""
+    `lists` are options that take some of these values, all of them by default; `numbers` such that
+    take one: by default the first, and with --quick the second.
+    """
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    if rounds is not None:
-        made.add_argument("--rounds", type=int, default=rounds, help=f"default: {rounds}")
+    for name, values in (lists or {}).items():
+        choices = values if name.startswith("-") else None  # argparse would check the default too
+        made.add_argument(name, nargs="*", choices=choices, default=list(values))
+    for name, (usual, _) in numbers.items():
+        made.add_argument(f"--{name}", type=int, default=usual, help=f"default: {usual}")
     made.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
     made.add_argument("--write", action="store_true", help="keep the figures under results/")
-    return made
+    options = made.parse_args(arguments)
+    if options.quick:
+        vars(options).update({name: small for name, (_, small) in numbers.items()})
+    return options
 
 
 def finish(
-    stem: str,
-    text: str,
-    figures: dict[str, Any],
-    verdicts: Sequence[Verdict],
     options: argparse.Namespace,
-    folder: Path = RESULTS,
+    stem: str,
+    title: str,
+    *parts: str,
+    verdicts: Sequence[Verdict] = (),
+    measured: Sequence[Timed] = (),
+    **figures: Any,
 ) -> int:
-    """Print the text, keep it and the figures if asked to, and return 1 if a bar is missed.
+    """Print title, machine, how it was timed, parts and bars; keep all, with the figures, if asked.
 
-    With --quick nothing is kept and nothing missed: the sizes mean nothing.
+    Returns 1 if a bar is missed. With --quick nothing is kept or judged: the sizes mean nothing.
     """
+    judged = [(*each, None if options.quick else met) for *each, met in verdicts]
+    bars = table(("bar", "figure", "bar", ""), [(*each, WORDS[met]) for *each, met in judged])
+    about = ", ".join(f"{name} {number}" for name, number in versions().items())
+    about = f"{about}, {torch.get_num_threads()} thread(s), on {machine()}."
+    if measured:
+        rounds = max(len(each) for timed in measured for each in timed.seconds.values())
+        share = 100 * min(timed.processor_share for timed in measured)
+        about += f" Medians of {rounds} rounds, in each of which all ways were taken in turn. The "
+        about += f"processor's seconds were {share:.0f} % of the clock's, or more."
+    text = "\n\n".join([f"# {title}", about, *parts, *([bars] if judged else [])]) + "\n"
     print(text)
-    if options.quick:
-        return 0
-    if options.write:
-        folder.mkdir(exist_ok=True)
-        (folder / f"{stem}.md").write_text(text)
-        kept = {"versions": versions(), "machine": machine(), "verdicts": verdicts, **figures}
-        text = json.dumps(kept, indent=1, default=asdict)
-        (folder / f"{stem}.json").write_text(f"{text}\n")
-    return int(missed(verdicts))
+    if options.write and not options.quick:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{stem}.md").write_text(text)
+        kept = {"versions": versions(), "machine": machine(), "verdicts": judged, **figures}
+        kept |= {"measured": measured} if measured else {}
+        (RESULTS / f"{stem}.json").write_text(json.dumps(kept, indent=1, default=asdict) + "\n")
+    return int(any(met is False for *_, met in judged))

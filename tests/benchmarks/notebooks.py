@@ -16,17 +16,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+import measure
 import nbformat
-from measure import RESULTS, ROOT, finish, page, parser, table
 from nbclient import NotebookClient
 
-sys.path.insert(0, str(ROOT / "tests" / "offline"))
+sys.path.insert(0, str(measure.ROOT / "tests" / "offline"))
 from network_guard import offline_environment  # noqa: E402  (needs the line above)
 
-NOTEBOOKS = ROOT / "notebooks"
+NOTEBOOKS = measure.ROOT / "notebooks"
 LAST_CELL = """
 import json, re, torch
 text = open("/proc/self/status").read()
@@ -45,14 +45,11 @@ class Run:
     vram_bytes: int | None
 
     @property
-    def minutes(self) -> str:
-        """As the README says it: whole minutes, or "under 1"."""
-        return "under 1" if self.seconds < 60 else f"{self.seconds / 60:.0f}"
-
     def cells(self) -> tuple[str, ...]:
-        """Return the line of the table."""
+        """The line of the table; its minutes are those that the README says."""
+        minutes = "under 1" if self.seconds < 60 else f"{self.seconds / 60:.0f}"
         vram = "" if self.vram_bytes is None else f"{self.vram_bytes / 2**30:.2f}"
-        return self.name, f"{self.seconds:.0f}", self.minutes, f"{self.ram_bytes / 2**30:.2f}", vram
+        return self.name, f"{self.seconds:.0f}", minutes, f"{self.ram_bytes / 2**30:.2f}", vram
 
 
 def run(path: Path) -> Run:
@@ -69,25 +66,21 @@ def run(path: Path) -> Run:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print, and keep if asked to."""
-    made = parser(__doc__)
-    made.add_argument("names", nargs="*", help="such as 07_how_llava_sees; default: all")
-    options = made.parse_args(arguments)
-    kept = RESULTS / "notebooks.json"
-    runs = []
-    if options.names and kept.exists():
-        before = (Run(**each) for each in json.loads(kept.read_text())["runs"])
-        runs = [each for each in before if each.name not in options.names]
+    there = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+    options = measure.parse(__doc__, arguments, {"names": there})
+    kept = measure.RESULTS / "notebooks.json"
+    before = json.loads(kept.read_text())["runs"] if kept.exists() else []
+    runs = [Run(**each) for each in before if each["name"] in {*there} - {*options.names}]
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(offline_environment(Path(folder)))
         os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
-        paths = [NOTEBOOKS / f"{name}.ipynb" for name in options.names]
-        for path in paths or sorted(NOTEBOOKS.glob("*.ipynb")):
-            runs.append(run(path))
-            print(f"{path.stem}: {runs[-1].seconds:.0f} s", flush=True)
+        for name in options.names:
+            runs.append(run(NOTEBOOKS / f"{name}.ipynb"))
+            print(f"{name}: {runs[-1].seconds:.0f} s", flush=True)
     runs.sort(key=lambda each: each.name)
     head = ("notebook", "seconds", "minutes", "peak RAM, GiB", "peak VRAM, GiB")
-    text = page("What the notebooks take", table(head, [each.cells() for each in runs]))
-    return finish("notebooks", text, {"runs": [*map(asdict, runs)]}, [], options)
+    table = measure.table(head, [each.cells for each in runs])
+    return measure.finish(options, "notebooks", "What the notebooks take", table, runs=runs)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What LLaVA-1.5 takes of a GPU at its true sizes, counted without one, beside the estimate.
 
-    python tests/benchmarks/vram_on_paper.py [--models 7b 13b] [--stored 4bit none] [--tokens 64]
-                                             [--rows 1] [--write]
+    python tests/benchmarks/vram_on_paper.py [--models 7b 13b] [--stored 4bit none] [--rows 1]
+                                             [--quick] [--write]
 
 `Llava.ask` and transformers run as they are, on tensors without numbers on the meta device, and
 every tensor gets a block by the rules of torch's allocator. What comes out is "allocated", what
@@ -14,7 +14,6 @@ allocated.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import weakref
 from bisect import bisect_left, insort
@@ -23,14 +22,14 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
+import measure
 import torch
 from checkpoints import SHAPES, as_llava, build_config, processor_for
-from measure import at_most, exactly, finish, page, parser, table
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import LlavaForConditionalGeneration
 
-from llava_nb import Llava, estimate_vram, example_picture, open_image
+from llava_nb import estimate_vram, example_picture, open_image
 from llava_nb.inference import kv_cache
 from llava_nb.sizes import CONTEXT, GIB, NF4_BLOCK, NF4_SCALES_PER_FLOAT
 
@@ -38,17 +37,12 @@ from llava_nb.sizes import CONTEXT, GIB, NF4_BLOCK, NF4_SCALES_PER_FLOAT
 # (kMinBlockSize, kSmallSize, kSmallBuffer, kLargeBuffer, kMinLargeAlloc, kRoundLarge).
 MIB, SMALLEST = 2**20, 512
 SMALL, SMALL_SEGMENT, LARGE_SEGMENT, OWN_SEGMENT = MIB, 2 * MIB, 20 * MIB, 10 * MIB
-STORED, APART = {"4bit": "4bit", "none": None}, 5.0
+STORED, TOKENS, APART = {"4bit": "4bit", "none": None}, (64, 1024), 5.0
 WITH_VALUES = (torch.int64, torch.bool)  # what code decides by, such as ids, has its true values
 TOKEN = 7  # what a model without numbers says; it is not the end
 CUBLAS = 8 * MIB + 128 * 1024  # torch's ":4096:2:16:8", below compute capability 9.0
 FREE = 80 * GIB
 FUSED_TOKENS = 64  # up to so many, bitsandbytes' kernels on a T4 unpack nothing
-
-
-def round_up(size: int, step: int) -> int:
-    """Return the smallest multiple of `step` that is not below `size`."""
-    return -(-size // step) * step
 
 
 @dataclass(eq=False)
@@ -78,7 +72,7 @@ class Blocks:
 
     def take(self, count: int) -> Block:
         """Return a block for a tensor of `count` bytes."""
-        size = max(round_up(count, SMALLEST), SMALLEST)
+        size = max(-(-count // SMALLEST), 1) * SMALLEST
         pool = self._free[size <= SMALL]
         index = bisect_left(pool, (size, -1))
         block = self._segment(size) if index == len(pool) else self._at[pool.pop(index)[1]]
@@ -110,13 +104,9 @@ class Blocks:
                 block = first
         insort(self._free[block.small], (block.size, block.at))
 
-    def begin_peaks(self) -> None:
-        """Let both peaks begin anew."""
-        self.peak_allocated, self.peak_reserved = self.allocated, self.reserved
-
     def _segment(self, size: int) -> Block:
         small = size <= SMALL
-        large = LARGE_SEGMENT if size < OWN_SEGMENT else round_up(size, 2 * MIB)
+        large = LARGE_SEGMENT if size < OWN_SEGMENT else -(-size // (2 * MIB)) * 2 * MIB
         block = Block(self._end, SMALL_SEGMENT if small else large, small)
         self._end += block.size + 1  # so that no segment is another's neighbour
         self._at[block.at] = block
@@ -149,16 +139,18 @@ class OnPaper(TorchDispatchMode):
             with_values = given and asked in WITH_VALUES
             named["device"] = "meta" if on_meta else "cpu" if with_values else place
         if on_meta:
-            arguments, named = tree_map(to_meta, (arguments, named))
-        before = {storage_of(tensor) for tensor in tensors_in((arguments, named))}
+            arguments, named = tree_map_only(
+                torch.Tensor, lambda tensor: tensor.to("meta"), (arguments, named)
+            )
+        before = {tensor.untyped_storage()._cdata for tensor in tensors_in((arguments, named))}
         made = function(*arguments, **named)
         if not given and isinstance(made, torch.Tensor) and made.dtype in WITH_VALUES:
             made = function(*arguments, **{**named, "device": "cpu"})  # such as arange's
-        return tree_map(lambda each: self._seen(each, before), made)
+        return tree_map_only(torch.Tensor, lambda tensor: self._seen(tensor, before), made)
 
-    def _seen(self, made: Any, before: set[int]) -> Any:
+    def _seen(self, made: torch.Tensor, before: set[int]) -> torch.Tensor:
         """Count a new tensor; one that shares the memory of another is not new."""
-        if not isinstance(made, torch.Tensor) or storage_of(made) in before:
+        if made.untyped_storage()._cdata in before:
             return made
         if made.is_meta and made.dtype in WITH_VALUES:
             made = torch.full(made.shape, TOKEN).to(made.dtype)
@@ -174,16 +166,6 @@ class OnPaper(TorchDispatchMode):
 def tensors_in(given: Any) -> list[torch.Tensor]:
     """Return all tensors in arguments of any kind."""
     return [leaf for leaf in tree_leaves(given) if isinstance(leaf, torch.Tensor)]
-
-
-def storage_of(tensor: torch.Tensor) -> int:
-    """Return what tells a tensor's memory from another's."""
-    return tensor.untyped_storage()._cdata
-
-
-def to_meta(given: Any) -> Any:
-    """Return a tensor without its numbers."""
-    return given.to("meta") if isinstance(given, torch.Tensor) else given
 
 
 class Linear4bit(torch.nn.Module):
@@ -214,17 +196,6 @@ class Linear4bit(torch.nn.Module):
         made = states.new_empty(*states.shape[:-1], self.rows)
         del held
         return made
-
-
-def load_on_paper(name: str, shape: Any, stored: str | None, blocks: Blocks) -> Llava:
-    """Return a model of this shape, half precision where it is not quantised, its weights in
-    blocks; they come in the order of transformers' loading, one at a time."""
-    config = build_config(shape)
-    processor = processor_for(config)
-    with torch.device("meta"):
-        network = LlavaForConditionalGeneration(config).half()
-    take_weights(network, stored, blocks)
-    return as_llava(network, processor, name, stored)
 
 
 def take_weights(network: Any, stored: str | None, blocks: Blocks) -> None:
@@ -261,71 +232,64 @@ def attention_fused() -> Any:
     )
 
 
-@contextlib.contextmanager
-def as_on_a_gpu(blocks: Blocks) -> Iterator[None]:
-    """Run on paper, with so much VRAM free."""
-    free = mock.patch.object(
-        kv_cache, "free_and_total", lambda device: (FREE - blocks.reserved, FREE)
-    )
-    with attention_fused(), free, OnPaper(blocks):
-        yield
-
-
-def count(model: str, stored: str, tokens: Sequence[int], rows: int) -> list[tuple]:
-    """Load on paper and ask; return (label, foretold, allocated, reserved), in bytes."""
-    blocks, picture = Blocks(), open_image(example_picture())
-    llava = load_on_paper(model, SHAPES[model], STORED[stored], blocks)
+def count(name: str, stored: str, tokens: Sequence[int], rows: int) -> Iterator[tuple]:
+    """Load on paper and ask; yield a label, and bytes foretold, allocated and reserved."""
+    blocks, config, picture = Blocks(), build_config(SHAPES[name]), open_image(example_picture())
+    processor = processor_for(config)
+    with torch.device("meta"):
+        network = LlavaForConditionalGeneration(config).half()
+    take_weights(network, STORED[stored], blocks)
+    llava = as_llava(network, processor, name, STORED[stored])
     weights = estimate_vram(llava).weights_bytes
-    found = [(f"{model} {stored}, loaded", weights, blocks.allocated, blocks.peak_reserved)]
+    yield f"{name} {stored}, loaded", weights, blocks.allocated, blocks.peak_reserved
     blocks.take(CUBLAS)
+    memory = mock.Mock(side_effect=lambda device: (FREE - blocks.reserved, FREE))
+    free = mock.patch.object(kv_cache, "free_and_total", memory)
     for number in tokens:
-        blocks.begin_peaks()
-        with exactly(llava, number), as_on_a_gpu(blocks):
+        blocks.peak_allocated, blocks.peak_reserved = blocks.allocated, blocks.reserved
+        with measure.exactly(llava, number), attention_fused(), free, OnPaper(blocks):
             answer = llava.ask_batch(
                 [picture] * rows, "Describe this.", batch_size=rows, max_new_tokens=number
             )[0]
         if answer.tokens != number:
             raise RuntimeError(f"{answer.tokens} tokens were made instead of {number}")
-        question = answer.prompt_tokens - SHAPES[model].image_tokens
+        question = answer.prompt_tokens - SHAPES[name].image_tokens
         asked = {"prompt_tokens": question, "batch_size": rows, "max_new_tokens": number}
         told = estimate_vram(llava, **asked)
         foretold = told.total_bytes - told.parts[CONTEXT]
-        label = f"{model} {stored}, {rows} x {number:,} tokens"
-        found.append((label, foretold, blocks.peak_allocated, blocks.peak_reserved))
-    return found
+        label = f"{name} {stored}, {rows} x {number:,} tokens"
+        yield label, foretold, blocks.peak_allocated, blocks.peak_reserved
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Count, print, and return 1 if a bar is missed."""
-    made = parser(__doc__)
-    made.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
-    made.add_argument("--stored", nargs="+", choices=STORED, default=list(STORED))
-    made.add_argument("--tokens", nargs="+", type=int, default=[64, 1024])
-    made.add_argument("--rows", type=int, default=1)
-    options = made.parse_args(arguments)
+    lists = {"--models": [*SHAPES], "--stored": [*STORED]}
+    options = measure.parse(__doc__, arguments, lists, rows=(1, 2))
     counts = [
         each
-        for model in options.models
+        for name in options.models
         for stored in options.stored
-        for each in count(model, stored, options.tokens, options.rows)
-    ]
-    verdicts = [
-        at_most(f"{label}: estimate from what is allocated, %", abs(100 * (told / held - 1)), APART)
-        for label, told, held, _ in counts
+        for each in count(name, stored, (4,) if options.quick else TOKENS, options.rows)
     ]
     rows = [
         (label, *(f"{each / GIB:.3f}" for each in sizes), f"{(sizes[2] - sizes[1]) / GIB:.3f}")
         for label, *sizes in counts
     ]
-    text = page(
+    return measure.finish(
+        options,
+        "vram_on_paper" if options.rows == 1 else f"vram_on_paper_{options.rows}_rows",
         "VRAM of LLaVA-1.5, foretold and counted on paper",
         "No GPU was used: the code runs on tensors without numbers, and their blocks are those of "
         "torch's allocator, by its rules. Memory in GiB, without CUDA's context.",
-        table(("", "foretold", "allocated", "reserved", "unused"), rows),
-        verdicts=verdicts,
+        measure.table(("", "foretold", "allocated", "reserved", "unused"), rows),
+        verdicts=[
+            measure.at_most(
+                f"{label}: estimate from what is allocated, %", abs(100 * (told / held - 1)), APART
+            )
+            for label, told, held, _ in counts
+        ],
+        counts=counts,
     )
-    stem = "vram_on_paper" if options.rows == 1 else f"vram_on_paper_{options.rows}_rows"
-    return finish(stem, text, {"counts": counts}, verdicts, options)
 
 
 if __name__ == "__main__":
