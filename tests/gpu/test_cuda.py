@@ -1,22 +1,29 @@
 """The behaviour of the unit tests, in CUDA: `pytest -m gpu` on a machine with an NVIDIA GPU.
 
-Not covered: memory and speed at true sizes, which are for the benchmarks.
+Memory and speed at true sizes are for the benchmarks.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
+from PIL import Image
 
+from llava_lessons.anatomy import blank_each_cell, look_inside
 from llava_lessons.pictures import SEEDS, scene_of
 from llava_lessons.tiny.questions import describe_scene
 from llava_lessons.tiny.scenes import draw, sample_scene
 from llava_nb import check_gpu, load
 from llava_nb.gpu import compute_dtype_name
+from llava_nb.loading import load as loading
 from llava_nb.pictures import example_picture
+from llava_nb.processor import encode
 
 pytestmark = pytest.mark.gpu
 PARITY = Path(__file__).parents[1] / "data" / "parity"
@@ -38,20 +45,10 @@ def test_the_model_is_on_the_gpu_in_its_own_number_format(llava):
     assert llava.device.type == "cuda" and llava.dtype == expected
 
 
-@pytest.mark.parametrize("name", SEEDS)
-def test_bundled_pictures_are_described_rightly(llava, name):
-    _, caption = llava.caption_image(example_picture(name), QUESTION)
-    assert caption == describe_scene(scene_of(name))
-
-
 def test_only_the_language_model_is_quantised(llava):
-    kinds = {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}
-    kind = kinds.get(llava.quantization, "none")
-    parts = {
-        name.split(".")[1]
-        for name, module in llava.model.named_modules()
-        if type(module).__name__ == kind
-    }
+    kind = {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}.get(llava.quantization, "none")
+    named = llava.model.named_modules()
+    parts = {name.split(".")[1] for name, module in named if type(module).__name__ == kind}
     assert parts == ({"language_model"} if llava.quantization else set())
 
 
@@ -61,17 +58,17 @@ def test_4_bit_settings_survive_the_way_to_the_gpu():
     assert (state.quant_type, state.nested) == ("nf4", True) and layer.weight.is_cuda
 
 
-def test_a_stream_joined_is_the_answer(llava, picture):
-    assert "".join(llava.stream(picture, QUESTION)) == llava.ask(picture, QUESTION).text
+@pytest.mark.parametrize("name", SEEDS)
+def test_bundled_pictures_are_described_rightly(llava, name):
+    _, caption = llava.caption_image(example_picture(name), QUESTION)
+    assert caption == describe_scene(scene_of(name))
 
 
-def test_the_same_question_gets_the_same_answer(llava, picture):
-    assert llava.ask(picture, QUESTION).text == llava.ask(picture, QUESTION).text
-
-
-def test_the_peak_is_at_least_the_model(llava, picture):
-    weights = sum(parameter.nbytes for parameter in llava.model.parameters())
-    assert llava.ask(picture, QUESTION).peak_vram_bytes >= weights
+def test_an_answer_is_the_same_again_and_streamed_and_its_peak_holds_the_model(llava, picture):
+    answer = llava.ask(picture, QUESTION)
+    assert llava.ask(picture, QUESTION).text == answer.text
+    assert "".join(llava.stream(picture, QUESTION)) == answer.text
+    assert answer.peak_vram_bytes >= sum(each.nbytes for each in llava.model.parameters())
 
 
 def test_stop_ends_within_two_tokens(llava, picture):
@@ -96,18 +93,10 @@ def test_closing_gives_the_memory_back():
     assert torch.cuda.memory_allocated() <= before + 2**20
 
 
-def test_check_gpu_agrees_with_torch():
+def test_check_gpu_agrees_with_torch_and_leaves_cuda_alone():
     report = check_gpu(ask_torch=True)
     assert report.torch_sees_gpu and report.capability == torch.cuda.get_device_capability()
-
-
-def test_checking_leaves_cuda_alone():
-    import subprocess
-    import sys
-
-    code = (
-        "from llava_nb import check_gpu; check_gpu(); import sys; assert 'torch' not in sys.modules"
-    )
+    code = "import sys, llava_nb; llava_nb.check_gpu(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -120,20 +109,13 @@ def test_the_original_layout_is_read_onto_the_gpu(name):
 
 
 def test_greedy_ids_of_the_original_in_float32_on_the_gpu(monkeypatch):
-    import json
-
-    from PIL import Image
-
-    from llava_nb.loading import load as loading
-    from llava_nb.processor import encode
-
-    monkeypatch.setattr(loading, "device_and_dtype", lambda: ("cuda:0", torch.float32))
+    monkeypatch.setattr(loading, "device_and_dtype", lambda report: ("cuda:0", torch.float32))
     loading.release()
     llava = load(PARITY / "llava-v1.5-tiny", quantization=None)
     cases = json.loads((PARITY / "golden" / "golden_v15.json").read_text())["cases"]
     for case in (case for case in cases if case["arm"] == "pad"):
-        picture = Image.open(PARITY / case["image"])
-        inputs = encode(llava.processor, [picture], [case["prompt"]], llava.spelling).to("cuda")
+        pictures = [Image.open(PARITY / case["image"])]
+        inputs = encode(llava.processor, pictures, [case["prompt"]], llava.spelling).to("cuda")
         ids = llava.model.generate(**inputs, max_new_tokens=24, do_sample=False)
         found = ids[0, inputs["input_ids"].shape[1] :].tolist()
         assert found == case["greedy_ids"], case["id"]
@@ -151,3 +133,14 @@ def test_a_copy_saved_from_the_gpu_answers_the_same(first_asked, tmp_path):
     expected = [llava.ask(each, QUESTION).text for each in pictures]
     again = load(folder)
     assert [again.ask(each, QUESTION).text for each in pictures] == expected
+
+
+def test_the_insides_of_a_model_come_back_to_the_cpu_and_say_what_it_answered(llava, picture):
+    insides = look_inside(llava, picture, QUESTION)
+    tensors = [insides.projected, insides.attention, insides.logits, *insides.features]
+    assert {(each.device.type, each.dtype) for each in tensors} == {("cpu", torch.float32)}
+    assert insides.logits.argmax(dim=-1).tolist() == list(insides.answer.ids)
+    sums = insides.attention.sum(dim=-1)
+    assert torch.allclose(sums, torch.ones_like(sums), atol=2e-2), sums.aminmax()
+    drops = blank_each_cell(llava, insides, cells=2)
+    assert drops.shape == (len(insides.words), 2, 2) and drops.isfinite().all()

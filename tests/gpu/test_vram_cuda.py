@@ -54,29 +54,16 @@ def block(mib):
 
 
 @pytest.mark.parametrize("quantization", ["4bit", "8bit", None])
-def test_weights_allocated_are_those_estimated(quantization):
+def test_what_a_model_takes_is_estimated_and_every_byte_of_it_reported(quantization):
     before = torch.cuda.memory_allocated()
     llava = load("tiny", quantization=quantization)
     held = torch.cuda.memory_allocated() - before
-    expected = estimate_vram(llava).weights_bytes
+    estimate, counted = estimate_vram(llava), sum(vram_report(llava).parts.values())
     # Each tensor takes a multiple of 512 bytes; in 4 bits each layer has six of them.
-    tensors = 6 * len(list(llava.model.parameters()))
-    assert expected * 0.98 < held < expected * 1.02 + 512 * tensors, (held, expected)
-
-
-@pytest.mark.parametrize("quantization", ["4bit", "8bit", None])
-def test_the_report_finds_every_byte_of_the_model(quantization):
-    before = torch.cuda.memory_allocated()
-    llava = load("tiny", quantization=quantization)
-    held = torch.cuda.memory_allocated() - before
-    counted = sum(vram_report(llava).parts.values())
-    tensors = 6 * len(list(llava.model.parameters()))
-    assert counted <= held <= counted + 512 * tensors + MIB // 4, (counted, held)
-
-
-def test_the_estimate_is_in_vram_with_a_context():
-    found = estimate_vram(load("tiny"))
-    assert found.memory == "VRAM" and found.parts["CUDA context"] > 0
+    room, weights = 512 * 6 * len(list(llava.model.parameters())), estimate.weights_bytes
+    assert weights * 0.98 < held < weights * 1.02 + room, (held, weights)
+    assert counted <= held <= counted + room + MIB // 4, (counted, held)
+    assert estimate.memory == "VRAM" and estimate.parts["CUDA context"] > 0
 
 
 def test_the_report_agrees_with_torch():
@@ -87,32 +74,23 @@ def test_the_report_agrees_with_torch():
     assert report.free_bytes == pytest.approx(free, abs=64 * MIB)
     assert report.allocated_bytes == torch.cuda.memory_allocated()
     assert sum(count for _, count in report.rows) + report.free_bytes == total
+    rest = total - report.free_bytes - report.reserved_bytes
+    assert report.context_bytes > 0 and report.context_bytes + report.others_bytes == rest
     assert report.tokens_that_fit > 0
 
 
-def test_the_context_and_other_processes_are_what_torch_does_not_have():
-    block(1)
-    report = vram_report()
-    rest = report.total_bytes - report.free_bytes - report.reserved_bytes
-    assert report.context_bytes > 0 and report.context_bytes + report.others_bytes == rest
-
-
-def test_a_peak_is_exact():
-    log = VramLog()
-    with track_vram("block", log) as track:
-        del_me = block(64)
-        del del_me
-    assert track.peak_bytes - track.start_bytes == 64 * MIB and track.memory == "VRAM"
-    assert track.end_bytes == track.start_bytes
-
-
-def test_an_answer_leaves_the_peak_of_the_tracker_around_it():
+def test_a_peak_is_exact_and_an_answer_inside_leaves_it_alone():
     llava, log = load("tiny"), VramLog()
     with track_vram("all", log) as track:
         large = block(256)
         del large
         answer = llava.ask(example_picture(), QUESTION)
+    with track_vram("block", log) as small:
+        large = block(64)
+        del large
     assert track.peak_bytes >= track.start_bytes + 256 * MIB > answer.peak_vram_bytes
+    assert small.peak_bytes - small.start_bytes == 64 * MIB and small.memory == "VRAM"
+    assert small.end_bytes == small.start_bytes
 
 
 def test_an_answer_takes_no_more_than_estimated():

@@ -8,68 +8,50 @@ Without names it takes every Korean notebook. Prose that changed is for a person
 
 from __future__ import annotations
 
+import copy
 import sys
+from itertools import zip_longest
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-KOREAN = ROOT / "notebooks" / "ko"
+import nbformat
+
+KOREAN = Path(__file__).resolve().parents[2] / "notebooks" / "ko"
 
 
 class EditionsDiffer(Exception):
     """The two editions do not have the same cells in the same order."""
 
 
-def english_of(path: Path) -> Path:
-    """The notebook that a Korean one is a translation of."""
-    return path.parent.parent / path.name
-
-
-def kinds(notebook: dict) -> list[str]:
-    """Which cells are prose and which are code."""
-    return [cell["cell_type"] for cell in notebook["cells"]]
-
-
-def bring_up_to_date(path: Path) -> bool:
-    """Copy the code cells into the Korean notebook at `path`; True if that changed it."""
-    import nbformat
-
-    english = nbformat.read(english_of(path), as_version=4)
-    korean = nbformat.read(path, as_version=4)
-    if kinds(english) != kinds(korean):
-        raise EditionsDiffer(difference(path.name, kinds(english), kinds(korean)))
-    for number, (ours, theirs) in enumerate(zip(korean.cells, english.cells, strict=True)):
-        if theirs["cell_type"] == "code":
-            alt = {"alt": ours["metadata"]["alt"]} if "alt" in ours["metadata"] else {}
-            korean.cells[number] = nbformat.from_dict(theirs)
-            korean.cells[number]["metadata"].update(alt)
-        korean.cells[number]["id"] = theirs["id"]
-    korean["metadata"] = english["metadata"]
-    before = path.read_text(encoding="utf-8")
-    nbformat.write(korean, path)
-    return path.read_text(encoding="utf-8") != before
-
-
-def difference(name: str, english: list[str], korean: list[str]) -> str:
-    """Where the two lists part, in a sentence."""
-    pairs = enumerate(zip(english, korean, strict=False), start=1)
-    shorter = min(len(english), len(korean))
-    place = next((place for place, (one, other) in pairs if one != other), shorter + 1)
-    there, here = (each[place - 1] if place <= len(each) else "none" for each in (english, korean))
-    return (
-        f"{name}: cell {place} is {there} in English and {here} in Korean. Give the Korean edition "
-        "the same cells in the same order, then run this again."
-    )
+def brought_up_to_date(korean: dict, english: dict) -> dict:
+    """Return the Korean notebook with the code cells of the English one."""
+    kinds = [[cell["cell_type"] for cell in book["cells"]] for book in (english, korean)]
+    for place, (there, here) in enumerate(zip_longest(*kinds, fillvalue="none"), start=1):
+        if there != here:
+            raise EditionsDiffer(
+                f"Cell {place} is {there} in English and {here} in Korean. Give the Korean edition "
+                "the same cells in the same order, then run this again."
+            )
+    made = copy.deepcopy(english)
+    for new, old in zip(made["cells"], korean["cells"], strict=True):
+        if new["cell_type"] == "markdown":
+            new["source"] = old["source"]
+        elif "alt" in old["metadata"]:
+            new["metadata"]["alt"] = old["metadata"]["alt"]
+    return made
 
 
 def main(names: list[str]) -> int:
     """Bring the notebooks named up to date, or all, and say which changed."""
     for path in [Path(name) for name in names] or sorted(KOREAN.glob("*.ipynb")):
+        korean = nbformat.read(path, as_version=4)
+        english = nbformat.read(path.parent.parent / path.name, as_version=4)
         try:
-            changed = bring_up_to_date(path)
+            made = brought_up_to_date(korean, english)
         except EditionsDiffer as error:
-            print(error, file=sys.stderr)
+            print(f"{path.name}: {error}", file=sys.stderr)
             return 1
-        print(f"{path.name}: {'brought up to date' if changed else 'is up to date'}")
+        nbformat.write(made, path)
+        print(f"{path.name}: {'is up to date' if made == korean else 'brought up to date'}")
     return 0
 
 

@@ -11,6 +11,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from urllib.parse import urlparse
 
@@ -31,6 +32,12 @@ COLAB_ADDRESS = re.compile(r"https://colab\.research\.google\.com/github/[^\s)\"
 LOCAL_PATH = re.compile(r"(?<![\w:/.<~+-])/(?:[\w.-]+/)+[\w.-]+")
 DATA_ADDRESS = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=\s]+")
 FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+
+
+def repository() -> str:
+    """The address that badges and first cells have to name: it stands in pyproject.toml alone."""
+    project = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    return re.search(r'^Repository = "(.+)"$', project, re.MULTILINE)[1]
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import re
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
-import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))  # the modules there import each other by name
@@ -20,16 +20,14 @@ import gpu  # noqa: E402
 import load_memory  # noqa: E402
 import measure  # noqa: E402
 import overhead  # noqa: E402
+import vram_on_paper  # noqa: E402
+
+import notebooks  # noqa: E402
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-QUICK = {
-    followup: [],
-    batch: [],
-    overhead: [],
-    folder: [],
-    load_memory: ["--layouts", "transformers", "--shards", "1"],
-    gpu: ["--models", "7b", "--stored", "4bit"],
-}
+ONE_MODEL = ["--models", "7b", "--stored", "4bit"]
+QUICK = {each: [] for each in (followup, batch, overhead, folder, load_memory)}
+QUICK |= {gpu: ONE_MODEL, vram_on_paper: ONE_MODEL}
 
 
 @LINUX
@@ -45,20 +43,33 @@ def test_it_runs_quickly_has_figures_and_keeps_nothing(module, capsys, monkeypat
     assert "MISSED" not in text and not list(tmp_path.iterdir())
 
 
-def test_every_round_begins_with_another_way_and_the_first_is_not_kept():
-    taken = []
-    ways = {name: lambda number, name=name: taken.append((number, name)) for name in "ab"}
-    timed = measure.in_turn("small", ways, 2, lambda number: number, device=torch.device("cpu"))
-    assert taken == [(0, "a"), (0, "b"), (1, "b"), (1, "a"), (2, "a"), (2, "b")]
-    assert [len(each) for each in timed.seconds.values()] == [2, 2]
+@LINUX
+@pytest.mark.slow
+def test_a_notebook_is_run_left_as_it_is_and_joins_the_others(tmp_path, monkeypatch, capsys):
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("held = bytearray(2**26)")])
+    for name in ("large", "small"):
+        nbformat.write(book, tmp_path / f"{name}.ipynb")
+    before = {"name": "large", "seconds": 80.0, "ram_bytes": 1, "vram_bytes": None}
+    (tmp_path / "notebooks.json").write_text(json.dumps({"runs": [before]}))
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    monkeypatch.setattr("os.environ", dict(notebooks.os.environ))
+    assert notebooks.main(["small", "--write"]) == 0
+    first, second = json.loads((tmp_path / "notebooks.json").read_text())["runs"]
+    assert first == before and second["name"] == "small"
+    assert second["ram_bytes"] > 2**26 and second["seconds"] > 0
+    assert "| large | 80 | 1 | 0.00 |  |" in capsys.readouterr().out
+    assert nbformat.read(tmp_path / "small.ipynb", as_version=4) == book
 
 
 @pytest.mark.parametrize(("figure", "code"), [(2.0, 0), (1.9, 1)])
-def test_a_missed_bar_is_the_exit_code_and_every_figure_is_kept(figure, code, tmp_path, capsys):
+def test_a_missed_bar_is_the_exit_code_and_every_figure_is_kept(
+    figure, code, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
     options = argparse.Namespace(quick=False, write=True)
     verdicts = [measure.at_least("x", figure, 2)]
-    text = measure.page("Title", "Said.", verdicts=verdicts)
-    assert measure.finish("x", text, {"figures": [1.5]}, verdicts, options, tmp_path) == code
+    assert measure.finish(options, "x", "Title", verdicts=verdicts, figures=[1.5]) == code
     assert ("MISSED" in capsys.readouterr().out) is bool(code)
     kept = json.loads((tmp_path / "x.json").read_text())
     assert kept["figures"] == [1.5] and "transformers" in kept["versions"]
@@ -79,5 +90,6 @@ def test_a_watched_process_shows_what_it_held_between_two_marks(tmp_path):
     seen = measure.watch(str(script), {"count": 2**28})
     over = seen.peaks["end"][0] - seen.now["start"][0]
     assert 0.8 * 2**28 < over < 1.3 * 2**28 and seen.facts == {"said": "done"}
-    with pytest.raises(RuntimeError, match="KeyError"):
+    script.write_text("raise KeyError('what it said')")
+    with pytest.raises(RuntimeError, match="(?s)code 1: .*what it said"):
         measure.watch(str(script), {})

@@ -2,168 +2,104 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from pathlib import Path
 
-import nbformat
 import notebook_checks as checks
 import pytest
-from notebook_checks import BADGE_PICTURE, CHECKS, COLAB_ADDRESS, Notebook
+from notebook_checks import CHECKS, COLAB_ADDRESS, Notebook, repository
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = sorted(
-    path.relative_to(ROOT / "notebooks").as_posix()
-    for path in (ROOT / "notebooks").glob("**/*.ipynb")
-)
-REPOSITORY = re.search(r'^Repository = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.M)[1]
-COLAB = REPOSITORY.replace("https://github.com", "https://colab.research.google.com/github")
-
-
-def test_there_are_notebooks():
-    assert len([name for name in NAMES if "/" not in name]) >= 10
+BOOKS = {
+    path.relative_to(ROOT / "notebooks").as_posix(): json.loads(path.read_text(encoding="utf-8"))
+    for path in sorted((ROOT / "notebooks").glob("**/*.ipynb"))
+}
+ENGLISH = [name for name in BOOKS if "/" not in name]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BOOKS)
 def test_notebook(name, check):
-    content = json.loads((ROOT / "notebooks" / name).read_text(encoding="utf-8"))
-    complaints = list(check(Notebook(name, content, REPOSITORY)))
+    complaints = list(check(Notebook(name, BOOKS[name], repository())))
     assert not complaints, f"{name}:\n" + "\n".join(complaints)
 
 
-def test_readme_lists_every_notebook_and_its_badges_open_them():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    english = [name for name in NAMES if "/" not in name]
-    assert [name for name in english if f"notebooks/{name}" not in readme] == []
-    wanted = {f"{COLAB}/blob/main/notebooks/{name}" for name in english}
-    assert set(COLAB_ADDRESS.findall(readme)) <= wanted
+# --- the README's table -------------------------------------------------------------------------
+
+MEASURED = json.loads((ROOT / "tests/benchmarks/results/notebooks.json").read_text())["runs"]
+RUNS = {run["name"]: run for run in MEASURED}
+ROW = re.compile(r"^\| \[(\w+)\]\(notebooks/\w+\.ipynb\) \| .+ \| (.+) \| (.+) \| \[!\[", re.M)
+ROWS = {row[1]: row for row in ROW.finditer(README)}
+
+
+def test_every_notebook_has_a_row_was_measured_and_its_badge_opens_it():
+    there = [name.removesuffix(".ipynb") for name in ENGLISH]
+    assert list(ROWS) == there and len(there) >= 10
+    assert sorted(RUNS) == there, "measure: python tests/benchmarks/notebooks.py --write"
+    colab = repository().replace("https://github.com", "https://colab.research.google.com/github")
+    wanted = {f"{colab}/blob/main/notebooks/{name}" for name in ENGLISH}
+    assert set(COLAB_ADDRESS.findall(README)) == wanted
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_what_a_notebook_takes_is_what_was_measured(name):
+    seconds, on_gpu = RUNS[name]["seconds"], RUNS[name]["vram_bytes"] is not None
+    assert ROWS[name][2] == ("under 1" if seconds < 60 else f"{seconds / 60:.0f}")
+    assert (ROWS[name][3] != "not measured") == on_gpu
 
 
 # --- the checks themselves ----------------------------------------------------------------------
 
-BADGE = f"[![Open In Colab]({BADGE_PICTURE})]({COLAB}/blob/main/notebooks/small.ipynb)"
-OPENING = f"{BADGE}\n\nSee the [glossary]({REPOSITORY}/blob/main/notebooks/glossary.md)."
-FETCH = f"if not here:\n    !git clone {REPOSITORY}"
-ANSWER = """<details><summary>Answer</summary>
 
-   ```python
-   3 + 3
-   ```
-
-   ```text
-   6
-   ```
-
-   </details>"""
-EXERCISES = "\n\n".join(f"{number}. And more?\n\n   {ANSWER}" for number in (1, 2, 3))
+def change(place, **fields):
+    """Give a cell of 00_setup other fields."""
+    return lambda book: book["cells"][place].update(fields)
 
 
-def code(text, *, count, shown="4"):
-    cell = nbformat.v4.new_code_cell(text, execution_count=count)
-    if shown:
-        data = {"text/plain": shown}
-        cell.outputs = [nbformat.v4.new_output("execute_result", data, execution_count=count)]
-    return cell
-
-
-prose = nbformat.v4.new_markdown_cell
-
-
-@pytest.fixture
-def good():
-    """The smallest notebook that passes every check; each case below breaks one thing."""
-    notebook = nbformat.v4.new_notebook()
-    notebook.metadata = {
-        "accelerator": "GPU",
-        "colab": {"gpuType": "T4"},
-        "kernelspec": {"name": "python3", "display_name": "Python 3"},
-    }
-    notebook.cells = [
-        prose(OPENING),
-        code(FETCH, count=1, shown=""),
-        prose("Two and two."),
-        code("2 + 2", count=2),
-        prose(f"## Summary\n\nFour.\n\n## Exercises\n\n{EXERCISES}"),
-    ]
-    return notebook
-
-
-def complaints(notebook, chosen=CHECKS):
-    wrapped = Notebook("small.ipynb", json.loads(nbformat.writes(notebook)), REPOSITORY)
-    return [complaint for check in chosen for complaint in check(wrapped)]
-
-
-def write(number, text, to=None):
-    """Give a cell another text, or in its text another piece."""
+def text(place, old, new):
+    """Put another text in the place of one in a cell; it has to be there."""
 
     def alter(book):
-        assert to is None or text in book.cells[number].source
-        book.cells[number].source = (
-            text if to is None else book.cells[number].source.replace(text, to, 1)
-        )
+        source = "".join(book["cells"][place]["source"])
+        assert old in source
+        book["cells"][place]["source"] = source.replace(old, new)
 
     return alter
 
 
-def show(text, kind="text/plain", alt=""):
-    def alter(book):
-        book.cells[3].outputs[0].data[kind] = text
-        book.cells[3].metadata.alt = alt
-
-    return alter
-
-
-STDERR = nbformat.v4.new_output("stream", name="stderr", text="a warning")
-FAULTS = [
-    (checks.is_well_formed, lambda book: book.pop("nbformat_minor")),
-    (checks.parses, write(3, "2 +")),
-    (checks.is_executed_in_order, lambda book: book.cells[3].update(execution_count=18)),
-    (checks.opens_in_colab_on_a_t4, lambda book: book.metadata.update(colab={})),
-    (checks.opens_in_colab_on_a_t4, lambda book: book.metadata.kernelspec.update(name="colab")),
-    (checks.opens_in_colab_on_a_t4, write(0, "small", to="other")),
-    (checks.fetches_repository, write(1, f"{FETCH}-fork")),
-    (checks.keeps_nothing_of_one_machine, lambda book: book.metadata.update(widgets={})),
-    (checks.keeps_nothing_of_one_machine, lambda book: book.cells[3].outputs.append(STDERR)),
-    (checks.keeps_nothing_of_one_machine, show("saved in /home/somebody/caption.txt")),
-    (checks.is_mostly_compared, lambda book: book.cells[3].metadata.update(tags=["nbval-skip"])),
-    (checks.is_mostly_compared, write(3, "# NBVAL_SKIP: slow\n4")),
-    (checks.cells_fit_a_screen, write(3, "2 + 2\n" * 21)),
-    (checks.cells_fit_a_screen, write(3, "2 + 2\n" * 12)),
-    (checks.cells_fit_a_screen, write(2, "word " * 16)),
-    (checks.cells_fit_a_screen, lambda book: book.cells.append(prose(" "))),
-    (checks.code_stands_between_prose, lambda book: book.cells.pop(2)),
-    (checks.code_stands_between_prose, lambda book: book.cells.extend(map(prose, "abcd"))),
-    (checks.shows_something, lambda book: book.cells[3].update(code("x = 4", count=2, shown=""))),
-    (checks.figures_are_described, show("aGVsbG8=", "image/png")),
-    (checks.figures_are_described, show("aGVsbG8=", "image/png", alt="Four squares.")),
-    (checks.opening_links_the_glossary, write(0, BADGE)),
-    (checks.ends_in_summary_and_exercises, lambda book: book.cells.append(prose("## Next"))),
-    (checks.exercises_have_answers_that_can_be_run, write(4, "2. And", to="4. And")),
-    (checks.exercises_have_answers_that_can_be_run, write(4, ANSWER, to="Six.")),
-    (checks.exercises_have_answers_that_can_be_run, write(4, ANSWER, to=ANSWER + ANSWER)),
-    (checks.exercises_have_answers_that_can_be_run, write(4, "```text", to="So:\n\n   ```text")),
-    (checks.exercises_have_answers_that_can_be_run, write(4, "more?", to="\n   ```python\n   1")),
-]
+STDERR = {"output_type": "stream", "name": "stderr", "text": "a warning"}
+MADE_BY = {"output_type": "display_data", "metadata": {}, "data": {"image/png": "aGVsbG8="}}
+FAULTS = {
+    checks.is_well_formed: lambda book: book.pop("nbformat_minor"),
+    checks.parses: change(18, source="2 +"),
+    checks.is_executed_in_order: change(18, execution_count=18),
+    checks.opens_in_colab_on_a_t4: text(0, "00_setup", "01_first_caption"),
+    checks.fetches_repository: text(2, repository(), f"{repository()}-fork"),
+    checks.keeps_nothing_of_one_machine: change(18, outputs=[STDERR]),
+    checks.is_mostly_compared: text(18, "llava", "# NBVAL_SKIP: slow\nllava"),
+    checks.cells_fit_a_screen: change(18, source="2 + 2\n" * 21),
+    checks.code_stands_between_prose: lambda book: book["cells"].pop(17),
+    checks.shows_something: change(18, outputs=[]),
+    checks.figures_are_described: change(18, outputs=[MADE_BY]),
+    checks.opening_links_the_glossary: text(0, "glossary.md", "glossary"),
+    checks.ends_in_summary_and_exercises: text(20, "## Exercises", "## More"),
+    checks.exercises_have_answers_that_can_be_run: text(20, "```text", "So:\n\n   ```text"),
+}
 
 
-@pytest.mark.parametrize(("check", "alter"), FAULTS, ids=lambda each: each.__name__)
-def test_check_finds_its_fault(good, check, alter):
-    assert complaints(good) == []
-    alter(good)
-    assert complaints(good, [check])
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_a_check_finds_its_fault(check):
+    book = copy.deepcopy(BOOKS["00_setup.ipynb"])
+    FAULTS[check](book)
+    assert list(check(Notebook("00_setup.ipynb", book, repository())))
 
 
-def test_every_check_has_a_fault():
-    assert {check for check, _ in FAULTS} == set(CHECKS)
-
-
-@pytest.mark.parametrize(
-    "alter",
-    [write(3, "# Two and two.\n\n" * 8 + "2 + 2"),
-     show("aGVsbG8=", "image/png", alt="Two squares, and two more beside them."),
-     *map(show, ["left/above", "https://example.org/a/b.png", "<b>/</b>", "3/4/5"])],
-)  # fmt: skip
-def test_what_only_looks_like_a_fault_is_let_through(good, alter):
-    alter(good)
-    assert complaints(good) == []
+@pytest.mark.parametrize("shown", ["left/above", "https://example.org/a/b.png", "<b>/</b>"])
+def test_what_only_looks_like_a_path_is_let_through(shown):
+    book = copy.deepcopy(BOOKS["00_setup.ipynb"])
+    book["cells"][18]["outputs"] = [STDERR | {"name": "stdout", "text": shown}]
+    notebook = Notebook("00_setup.ipynb", book, repository())
+    assert list(checks.keeps_nothing_of_one_machine(notebook)) == []
