@@ -5,6 +5,7 @@ by its own options; figures are looked at as data: what they say, not how they l
 """
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 import torch
@@ -14,15 +15,20 @@ from PIL import Image, ImageDraw
 from llava_lessons import anatomy
 from llava_lessons.anatomy import blank_each_cell, look_inside, main_colours
 from llava_lessons.anatomy.looking import attention_map
-from llava_lessons.tiny.scenes import draw
-from llava_nb import ModelError, PromptError
+from llava_lessons.tiny.scenes import draw, sample_scene
+from llava_nb import ModelError, PromptError, load
 
 QUESTION = "Describe this picture."
 
 
-@pytest.fixture
-def insides(tiny, picture):
-    return look_inside(tiny, picture, QUESTION)
+@pytest.fixture(scope="module")
+def tiny():
+    return load("tiny")
+
+
+@pytest.fixture(scope="module")
+def insides(tiny):
+    return look_inside(tiny, draw(sample_scene(Random("test scene"), count=2)), QUESTION)
 
 
 @pytest.fixture
@@ -57,13 +63,9 @@ def test_attention_and_probabilities_are_the_models_own(insides, published):
 
 
 def test_the_model_is_left_as_it_was(tiny, picture):
-    language = tiny.model.model.language_model
-
     def state():
-        modules = list(tiny.model.modules())
-        hooks = [len(each._forward_hooks) for each in modules]
-        before = [len(each._forward_pre_hooks) for each in modules]
-        return language.config._attn_implementation, hooks, before
+        hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in tiny.model.modules()]
+        return tiny.model.model.language_model.config._attn_implementation, hooks
 
     look_inside(tiny, picture, QUESTION)  # transformers hangs up some of its own at first use
     found = state()
@@ -125,18 +127,12 @@ def test_hiding_the_thing_hurts_its_name_and_hiding_nothing_does_not(tiny):
     assert torch.equal(torch.tensor(axes.images[-1].get_array().data), drops[1])
 
 
-def test_a_word_is_found_by_its_place_or_its_text(insides):
-    word = insides.words[2].strip()
-    assert insides.place(2) == insides.place(word) == 2
-    assert insides.place(-1) == len(insides.words) - 1
-
-
-def test_what_cannot_be_looked_at_is_said(tiny, picture, insides, monkeypatch):
+def test_a_word_is_found_and_what_cannot_be_looked_at_is_said(tiny, picture, insides, monkeypatch):
     with pytest.raises(PromptError, match="cells is 9; this model has 8 patches along a side"):
         blank_each_cell(tiny, insides, cells=9)
-    with pytest.raises(
-        PromptError, match=f'no token "unicorn". It has: .*"{insides.words[2].strip()}"'
-    ):
+    word = insides.words[2].strip()
+    assert insides.place(2) == insides.place(word) == 2
+    with pytest.raises(PromptError, match=f'no token "unicorn". It has: .*"{word}"'):
         insides.place("unicorn")
     monkeypatch.setattr(tiny.model.config, "model_type", "llava_next")
     with pytest.raises(ModelError, match='is "llava_next". Take load'):
@@ -153,16 +149,13 @@ def test_each_figure_is_shown_once_and_can_be_drawn(insides, name):
     assert not pyplot.get_fignums(), "left open, it shows twice"
 
 
-def test_the_bars_are_the_likeliest_tokens(insides):
-    (axes,) = anatomy.show_probabilities(insides, 1, top=5).axes
+def test_figures_say_what_is_inside(insides):
+    (bars,) = anatomy.show_probabilities(insides, 1, top=5).axes
     shares = insides.logits[1].softmax(-1).topk(5).values
-    assert [bar.get_width() for bar in axes.patches] == pytest.approx(shares.tolist())
-    assert axes.get_yticklabels()[0].get_text() == insides.words[1].replace(" ", "·")
-
-
-def test_the_legend_counts_tokens_by_kind(insides):
-    (axes,) = anatomy.show_tokens(insides).axes
-    texts = [text.get_text() for text in axes.texts]
+    assert [bar.get_width() for bar in bars.patches] == pytest.approx(shares.tolist())
+    assert bars.get_yticklabels()[0].get_text() == insides.words[1].replace(" ", "·")
+    (legend,) = anatomy.show_tokens(insides).axes
+    texts = [text.get_text() for text in legend.texts]
     assert "picture: 64" in texts and "[ 64 tokens of the picture ]" in texts
     assert sum(int(text.split(": ")[1]) for text in texts[-4:]) == len(insides.tokens)
 

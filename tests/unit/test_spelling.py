@@ -72,11 +72,8 @@ def test_one_text_has_the_ids_of_its_pieces(legacy, text):
     assert ids(spelling, tokenizer, text) == expected
 
 
-def test_a_written_unk_is_no_picture():
+def test_padding_and_a_written_unk_are_no_pictures():
     assert Spelling().for_tokenizer("a <unk> b") == "a  b"
-
-
-def test_a_batch_is_not_padded_with_pictures():
     spelling, tokenizer = tokens_of("llava-v1.5-tiny")
     assert tokenizer.pad_token_id != tokenizer.unk_token_id == 0
     assert tokenizer.padding_side == "left"
@@ -102,12 +99,13 @@ def test_the_name_tells_the_conversation(tmp_path, name, raw, style):
     assert read_spelling(tmp_path, raw, name).style == style
 
 
-def test_a_tokenizer_that_is_not_there(tmp_path):
-    with pytest.raises(ModelError, match="tokenizer in .* cannot be read.*fetch it again"):
-        build_tokenizer(tmp_path, Spelling())
-
-
-def test_a_damaged_tokenizer(tmp_path):
-    (tmp_path / "tokenizer.model").write_bytes(b"no model")
-    with pytest.raises(ModelError, match="tokenizer.model .* is missing or damaged"):
+@pytest.mark.parametrize(
+    ("damaged", "said"),
+    [(False, "tokenizer in .* cannot be read.*fetch it again"),
+     (True, "tokenizer.model .* is missing or damaged")],
+)  # fmt: skip
+def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path, damaged, said):
+    if damaged:
+        (tmp_path / "tokenizer.model").write_bytes(b"no model")
+    with pytest.raises(ModelError, match=said):
         build_tokenizer(tmp_path, Spelling())

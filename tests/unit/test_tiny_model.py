@@ -8,9 +8,8 @@ from random import Random
 import pytest
 import torch
 
-from llava_lessons.tiny import language, packing
+from llava_lessons.tiny import evaluate, language, packing
 from llava_lessons.tiny.build import build_model
-from llava_lessons.tiny.evaluate import measure
 from llava_lessons.tiny.optimise import full_precision
 from llava_lessons.tiny.scenes import sample_scene
 from llava_lessons.tiny.train import STAGES, Recipe, main, train
@@ -34,6 +33,18 @@ def test_the_tokenizer_takes_any_text_and_gives_it_back(tiny, text):
     assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
 
 
+@pytest.mark.parametrize(("right", "code"), [(200, 0), (180, 1)])
+def test_one_command_makes_the_table_of_its_card_and_judges_it(right, code, monkeypatch, capsys):
+    row = {"right": right, "asked": 200, "mistakes": []}
+    rows = dict.fromkeys(evaluate.KINDS, row)
+    monkeypatch.setattr(evaluate, "measure", lambda *given, **options: rows)
+    assert evaluate.main([]) == code
+    text = capsys.readouterr().out
+    shown = f"{right / 2:.1f}"
+    assert f"| side | {' | '.join([shown] * 6)} |" in text and "new float32 | new NF4" in text
+    assert f"| new: caption 1, NF4 | {shown} | 98 | {('met', 'MISSED')[code]} |" in text
+
+
 @pytest.mark.parametrize("turns", ["one_turn", "two_turns"])
 def test_its_chat_template_is_vicuna_v1(tiny, turns):
     first = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
@@ -49,7 +60,7 @@ def test_its_chat_template_is_vicuna_v1(tiny, turns):
     ("kind", "floor"), [("caption 1", 0.9), ("caption 2", 0.8), ("colour", 0.9)]
 )
 def test_it_answers_rightly_about_scenes_it_never_saw(tiny, kind, floor):
-    row = measure(tiny.model, tiny.processor, "new", kinds=[kind], count=40)[kind]
+    row = evaluate.measure(tiny.model, tiny.processor, "new", kinds=[kind], count=40)[kind]
     assert row["right"] / row["asked"] >= floor, row
 
 
@@ -61,10 +72,9 @@ def test_it_says_so_when_it_cannot_tell(tiny, picture):
 # --- training -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["sdpa", "eager"])
-def unrounded(request, monkeypatch):
-    """The model as it was trained, with one of the two kinds of attention; no word is hidden."""
-    monkeypatch.setattr(packing, "HIDDEN_WORDS", 0)
+@pytest.fixture(scope="module", params=["sdpa", "eager"])
+def unrounded(request):
+    """The model as it was trained, with one of the two kinds of attention."""
     llava = load("tiny", quantization=None)
     llava.model.set_attn_implementation(request.param)
     yield llava
@@ -72,6 +82,7 @@ def unrounded(request, monkeypatch):
 
 
 def test_a_packed_row_sees_what_a_single_question_sees(unrounded, monkeypatch):
+    monkeypatch.setattr(packing, "HIDDEN_WORDS", 0)
     encoder = packing.Encoder(unrounded.processor.tokenizer)
     scene = sample_scene(Random(1), count=2)
     packed = packing.pack(Random(2), encoder, [scene], seeing=True)
@@ -84,8 +95,9 @@ def test_a_packed_row_sees_what_a_single_question_sees(unrounded, monkeypatch):
     assert abs(losses[0] - losses[1]) < 1e-3, losses
 
 
-def test_no_token_sees_what_comes_after_it(unrounded):
+def test_no_token_sees_what_comes_after_it(unrounded, monkeypatch):
     """If one did, training would go well and the model would answer nonsense."""
+    monkeypatch.setattr(packing, "HIDDEN_WORDS", 0)
     encoder = packing.Encoder(unrounded.processor.tokenizer)
     batch = packing.pack(Random(2), encoder, [sample_scene(Random(1), count=2)], seeing=True)
     early = batch.ids.shape[1] * 3 // 4
@@ -105,7 +117,7 @@ def few_texts(monkeypatch):
 
 @pytest.mark.parametrize("precision", [[], ["--bfloat16"]], ids=["float32", "bfloat16"])
 def test_a_short_training_run_learns_and_can_be_loaded(precision, tmp_path, few_texts, capsys):
-    steps = "--tower 3 --speak 12 --align 2 --tune 2 --polish 2 --spare 2"
+    steps = "--tower 2 --speak 2 --align 1 --tune 1 --polish 1 --spare 1"
     batches = ["--tower-batch", "4", "--language-batch", "4"]
     main([str(tmp_path), *steps.split(), *batches, *precision])
     report = capsys.readouterr().out
@@ -132,8 +144,9 @@ def test_a_stage_asks_what_it_is_told_to_ask(tiny, monkeypatch):
 
     monkeypatch.setattr("llava_lessons.tiny.language.pack", keep)
     tokenizer = tiny.processor.tokenizer
-    settings = {"steps": 3, "batch_size": 8, "precision": full_precision}
+    settings = {"steps": 1, "batch_size": 8, "precision": full_precision}
     settings |= {"progress": lambda *_: None, "weights": {"count": 1, "colour": 1}}
     language.train_language(build_model(tokenizer), tokenizer, "tune", recoloured=0, **settings)
-    assert [weights for _, weights in packed] == [{"count": 1, "colour": 1}] * 3
-    assert all(thing.colour for scenes, _ in packed for scene in scenes for thing in scene.things)
+    [(scenes, weights)] = packed
+    assert weights == {"count": 1, "colour": 1}
+    assert all(thing.colour for scene in scenes for thing in scene.things)
