@@ -38,7 +38,6 @@ NBVAL = (
     f"--nbval-sanitize-with={ROOT / 'tests' / 'notebooks' / 'sanitize.cfg'}",
 )
 
-
 # Another processor, as far as one machine can be two: no vector instructions past SSE, and the sums
 # of two threads. What is compared there and here does not hang on the last digits of arithmetic.
 OTHER_ARITHMETIC = {
@@ -47,7 +46,12 @@ OTHER_ARITHMETIC = {
     "OMP_NUM_THREADS": "2",
     "OMP_WAIT_POLICY": "PASSIVE",  # two threads that spin on a busy machine take minutes
 }
-QUICK_NOTEBOOKS = ("00_*", "01_*", "04_*")
+# The code and outputs of the Korean notebooks are those of the English ones (`test_editions.py`):
+# one of them shows that they run in their folder.
+NOTEBOOKS, QUICK_NOTEBOOKS = ("*", "ko/00_*"), ("00_*", "01_*", "04_*")
+# What takes long and says the same in either environment is run in one of them.
+FIRST_ALONE = ("tests/unit/test_exercises.py", "tests/unit/test_setup.py")
+SECOND_ALONE = ("tests/unit/test_benchmarks.py",)
 
 
 def lint_commands() -> list[list[str]]:
@@ -68,15 +72,8 @@ def run(
 ) -> bool:
     """Runs one command in the repository, its output shown or in `log`; True if it succeeded."""
     print(f"\n== {' '.join(command)}".replace(f"{ROOT}{os.sep}", ""), file=log, flush=True)
-    ended = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=log,
-        stderr=log and subprocess.STDOUT,
-        check=False,
-    )
-    return ended.returncode == 0
+    streams = {"stdout": log, "stderr": log and subprocess.STDOUT}
+    return subprocess.run(command, cwd=ROOT, env=environment, **streams).returncode == 0
 
 
 def counted(succeeded: bool, report: Path) -> Counter:
@@ -109,23 +106,19 @@ def test_environment(folder: Path, *, is_first: bool) -> dict[str, str]:
 
 
 def run_tests(
-    python: str, folder: Path, log: TextIO | None = None, *, quick: bool = False
+    python: str, folder: Path, log: TextIO | None = None, *, quick: bool, alone: bool
 ) -> Counter:
     """The tests and the notebooks in the environment that `python` belongs to."""
     is_first = python == sys.executable
     environment = test_environment(folder, is_first=is_first)
     # The first import of matplotlib writes to stderr, which would be in a notebook's output.
     subprocess.run([python, "-c", "import matplotlib.pyplot"], env=environment, capture_output=True)
-    tests, notebooks = ["tests"], ["notebooks"]
-    if not is_first:  # the answers call nothing that the notebooks do not call here too
-        tests.append("--ignore=tests/unit/test_exercises.py")
+    elsewhere = () if alone else SECOND_ALONE if is_first else FIRST_ALONE
+    tests = ["tests", *(f"--ignore={file}" for file in elsewhere)]
     if quick:
         tests = ["tests/unit", "-m", "not slow"]
-        notebooks = [
-            str(path.relative_to(ROOT))
-            for name in QUICK_NOTEBOOKS
-            for path in sorted((ROOT / "notebooks").glob(f"{name}.ipynb"))
-        ]
+    names = (f"{name}.ipynb" for name in (QUICK_NOTEBOOKS if quick else NOTEBOOKS))
+    notebooks = [str(path) for name in names for path in sorted((ROOT / "notebooks").glob(name))]
     total: Counter = Counter()
     for name, arguments in (("tests", tests), ("notebooks", [*NBVAL, *notebooks])):
         report = folder / f"{name}.xml"
@@ -141,7 +134,8 @@ def run_side_by_side(pythons: list[str], *, quick: bool) -> Counter:
         logs = [None, *(stack.enter_context(tempfile.TemporaryFile("w+")) for _ in pythons[1:])]
         # Threads, which only wait: each environment is a process of its own.
         with ThreadPoolExecutor(len(pythons)) as pool:
-            totals = list(pool.map(partial(run_tests, quick=quick), pythons, folders, logs))
+            test = partial(run_tests, quick=quick, alone=len(pythons) == 1)
+            totals = list(pool.map(test, pythons, folders, logs))
         for log in logs[1:]:
             log.seek(0)
             shutil.copyfileobj(log, sys.stdout)

@@ -109,13 +109,11 @@ def differences(client: NotebookClient, number: int, block: Block) -> Iterator[s
 
 def shown(cell: dict) -> str:
     """What a cell has printed, and the value that it ended in."""
-    texts = []
-    for output in cell["outputs"]:
-        if output["output_type"] == "execute_result":
-            texts.append(output["data"]["text/plain"] + "\n")
-        elif output.get("name") == "stdout":
-            texts.append(output["text"])
-    return "".join(texts)
+    return "".join(
+        output["data"]["text/plain"] + "\n" if "data" in output else output["text"]
+        for output in cell["outputs"]
+        if output["output_type"] == "execute_result" or output.get("name") == "stdout"
+    )
 
 
 def masked(text: str) -> str:

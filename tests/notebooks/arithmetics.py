@@ -6,7 +6,7 @@ processors would, and on a model whose weights are disturbed a little, and print
 tests passed, and which did not. Cells that show weights themselves (in notebook 03) have to differ
 on disturbed ones. The Korean notebooks' answers are left out, being the same code.
 
-`--only WORD` takes the arithmetics whose name holds it; `--no-answers` leaves the exercises out.
+`--only WORD` takes the arithmetics whose name holds it.
 """
 
 from __future__ import annotations
@@ -81,11 +81,11 @@ def run_pytest(arguments: list[str], environment: dict[str, str]) -> str:
     return str(len(cases))
 
 
-def runs(path: Path, answers: bool) -> dict[str, list[str]]:
+def runs(path: Path) -> dict[str, list[str]]:
     """What pytest is to run for a notebook, by the row of the table."""
     name = path.resolve().relative_to(ROOT / "notebooks").as_posix()
     found = {name: [*NBVAL, str(path)]}
-    if answers and path.parent.name != "ko":
+    if path.parent.name != "ko":
         chosen = f"test_answers and {path.stem}"
         found[f"{name}, answers"] = ["tests/unit/test_exercises.py", "-k", chosen]
     return found
@@ -96,7 +96,6 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", type=Path)
     parser.add_argument("--only", default="", help="arithmetics whose name holds this word")
-    parser.add_argument("--no-answers", action="store_true", help="leave out the exercises")
     options = parser.parse_args(arguments)
     paths = options.names or sorted((ROOT / "notebooks").glob("**/*.ipynb"))
     chosen = [each for each in ARITHMETICS if options.only in each]
@@ -109,7 +108,7 @@ def main(arguments: list[str]) -> int:
             (Path(folder) / str(place)).mkdir()
             environments.append(environment_of(arithmetic, Path(folder) / str(place)))
         for path in paths:
-            for row, command in runs(path, not options.no_answers).items():
+            for row, command in runs(path).items():
                 cells = [run_pytest(command, environment) for environment in environments]
                 all_green = all_green and all(cell.isdigit() for cell in cells)
                 print("| " + " | ".join([row, *cells]) + " |", flush=True)
