@@ -1,7 +1,7 @@
 """What every committed notebook has to be, read from its JSON without running it.
 
 One plain function for each property: it takes a `Notebook` and returns its complaints, each naming
-the cell. `CHECKS` lists them. Whether outputs are true is for nbval to say, and whether answers to
+the cell. Whether outputs are true is for nbval to say, and whether answers to
 exercises are, for `test_exercises.py`; whether the prose is good only a reader can say.
 """
 
@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from urllib.parse import urlparse
 
 import nbformat
 from answers import exercises
 from IPython.core.inputtransformer2 import TransformerManager
 from nbval.plugin import find_comment_markers, find_metadata_tags
 
+PROJECT = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+REPOSITORY = re.search(r'^Repository = "(.+)"$', PROJECT, re.MULTILINE)[1]
+COLAB = REPOSITORY.replace("https://github.com", "https://colab.research.google.com/github")
 LINES, COLUMNS, MEDIAN_LINES = 20, 78, 6
 PROSE_PER_CODE = (1.0, 1.8)
 COMPARED_SHARE = 0.8
@@ -34,19 +36,12 @@ DATA_ADDRESS = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=\s]+")
 FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 
 
-def repository() -> str:
-    """The address that badges and first cells have to name: it stands in pyproject.toml alone."""
-    project = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8")
-    return re.search(r'^Repository = "(.+)"$', project, re.MULTILINE)[1]
-
-
 @dataclass(frozen=True)
 class Notebook:
-    """A notebook's name ("ko/..." for a Korean one), its JSON, and the repository to be named."""
+    """A notebook's name ("ko/..." for a Korean one) and its JSON."""
 
     name: str
     content: dict
-    repository: str
 
     @property
     def cells(self) -> list[dict]:
@@ -117,8 +112,7 @@ def opens_in_colab_on_a_t4(notebook: Notebook) -> Iterator[str]:
         yield f"metadata asks Colab for {asked}, not for ('GPU', 'T4')"
     if metadata.get("kernelspec", {}).get("name") != "python3":
         yield "metadata does not name the kernel 'python3'"
-    path = urlparse(notebook.repository).path
-    wanted = f"https://colab.research.google.com/github{path}/blob/main/notebooks/{notebook.name}"
+    wanted = f"{COLAB}/blob/main/notebooks/{notebook.name}"
     first = notebook.code[0][0] if notebook.code else len(notebook.cells)
     opening = "\n".join(source(cell) for cell in notebook.cells[: first - 1])
     if BADGE_PICTURE not in opening or COLAB_ADDRESS.findall(opening) != [wanted]:
@@ -130,8 +124,8 @@ def fetches_repository(notebook: Notebook) -> Iterator[str]:
     first = source(notebook.code[0][1]) if notebook.code else ""
     if not re.search(r"^\s*if ", first, re.MULTILINE) or "git clone" not in first:
         yield "the first code cell does not fetch the repository when it is not there"
-    if not re.search(re.escape(notebook.repository) + r"(?![\w/-])", first):
-        yield f"the first code cell does not name {notebook.repository}"
+    if not re.search(re.escape(REPOSITORY) + r"(?![\w/-])", first):
+        yield f"the first code cell does not name {REPOSITORY}"
 
 
 def keeps_nothing_of_one_machine(notebook: Notebook) -> Iterator[str]:
@@ -165,12 +159,6 @@ def is_mostly_compared(notebook: Notebook) -> Iterator[str]:
 # --- to a reader --------------------------------------------------------------------------------
 
 
-def lines_of_code(cell: dict) -> int:
-    """The lines of a code cell, without blank ones and without those that are only a comment."""
-    lines = [line.strip() for line in source(cell).splitlines()]
-    return sum(bool(line) and not line.startswith("#") for line in lines)
-
-
 def cells_fit_a_screen(notebook: Notebook) -> Iterator[str]:
     for place, cell in notebook.numbered:
         lines = source(cell).splitlines()
@@ -182,7 +170,8 @@ def cells_fit_a_screen(notebook: Notebook) -> Iterator[str]:
             # A table's row and an address cannot be broken.
             if len(line) > COLUMNS and not line.lstrip().startswith("|") and "://" not in line:
                 yield f"cell {place}: {len(line)} columns, at most {COLUMNS}: {line}"
-    found = median(lines_of_code(cell) for _, cell in notebook.code)
+    codes = [[line.strip() for line in source(cell).splitlines()] for _, cell in notebook.code]
+    found = median(sum(bool(line) and line[0] != "#" for line in lines) for lines in codes)
     if found > MEDIAN_LINES:
         yield f"the median code cell has {found} lines of code; at most {MEDIAN_LINES}"
 
@@ -219,7 +208,7 @@ def figures_are_described(notebook: Notebook) -> Iterator[str]:
 
 def opening_links_the_glossary(notebook: Notebook) -> Iterator[str]:
     """By its address, since a notebook opened alone in Colab has no page beside it."""
-    folder = f"{notebook.repository}/blob/main/notebooks"
+    folder = f"{REPOSITORY}/blob/main/notebooks"
     pages = [f"({folder}/glossary.md)"]
     if notebook.name.startswith("ko/"):
         pages.append(f"({folder}/ko/glossary.md)")
@@ -251,21 +240,3 @@ def exercises_have_answers_that_can_be_run(notebook: Notebook) -> Iterator[str]:
             if written != len(read):
                 of_these = f"{written} {kind} blocks, of which {len(read)} belong to an answer"
                 yield f"exercise {exercise.number} has {of_these}"
-
-
-CHECKS = (
-    is_well_formed,
-    parses,
-    is_executed_in_order,
-    opens_in_colab_on_a_t4,
-    fetches_repository,
-    keeps_nothing_of_one_machine,
-    is_mostly_compared,
-    cells_fit_a_screen,
-    code_stands_between_prose,
-    shows_something,
-    figures_are_described,
-    opening_links_the_glossary,
-    ends_in_summary_and_exercises,
-    exercises_have_answers_that_can_be_run,
-)

@@ -13,7 +13,7 @@ from pathlib import Path
 import editions
 import nbformat
 import pytest
-from notebook_checks import BADGE_PICTURE, COLAB_ADDRESS, FENCE, repository, source
+from notebook_checks import BADGE_PICTURE, COLAB, COLAB_ADDRESS, FENCE, source
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
@@ -177,12 +177,11 @@ README = (ROOT / "README.ko.md").read_text(encoding="utf-8")
 
 
 def test_readme_leads_to_every_notebook_and_to_the_korean_ones():
-    colab = repository().replace("https://github.com", "https://colab.research.google.com/github")
     there = sorted((NOTEBOOKS).glob("*.ipynb"))
     for path in there:
         place = f"notebooks/{'ko/' * (path.name in NAMES)}{path.name}"
         assert f"]({place})" in README
-        assert f"[![Open In Colab]({BADGE_PICTURE})]({colab}/blob/main/{place})" in README
+        assert f"[![Open In Colab]({BADGE_PICTURE})]({COLAB}/blob/main/{place})" in README
     assert len(COLAB_ADDRESS.findall(README)) == len(there)
 
 

@@ -190,6 +190,7 @@ def test_no_pip_in_colab(machine):
     assert run.returncode == 1 and "has no pip" in run.stderr
 
 
+@pytest.mark.slow
 def test_no_network_with_the_real_pip(machine, tmp_path):
     for name in PYTHONS:
         (machine.tools / name).unlink()
