@@ -7,12 +7,7 @@ sizes are for the benchmarks.
 from __future__ import annotations
 
 import gc
-import json
-import random
-import subprocess
-import sys
 import weakref
-from pathlib import Path
 
 import pytest
 import torch
@@ -29,10 +24,6 @@ from llava_nb import (
 from llava_nb.inference.kv_cache import Room, cache_with_room
 from llava_nb.loading.load import release
 from llava_nb.pictures import example_picture
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they import by name
-
-from vram_on_paper import Blocks  # noqa: E402
 
 pytestmark = pytest.mark.gpu
 MIB = 2**20
@@ -154,38 +145,3 @@ def test_a_long_answer_leaves_little_unused():
             cache.update(states, states, layer)
     unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated() - before
     assert unused < 60 * MIB, unused / MIB
-
-
-# Takes (a number of bytes) and gives back (minus the place in the list) in a process of its own.
-FOLLOW = """
-import json, sys, torch
-held, said = [], []
-for step in json.loads(sys.argv[1]):
-    if step > 0:
-        held.append(torch.empty(step, dtype=torch.uint8, device="cuda"))
-    else:
-        held.pop(-step - 1)
-    said.append([torch.cuda.memory_allocated(), torch.cuda.memory_reserved()])
-print(json.dumps(said))
-"""
-
-
-def test_blocks_on_paper_are_those_of_torch():
-    """`vram_on_paper.py` has its rules from torch's source; here they are held against it."""
-    chance, steps, places = random.Random(0), [], 0
-    for _ in range(300):
-        if places and chance.random() < 0.45:
-            steps.append(-chance.randrange(places) - 1)
-            places -= 1
-        else:
-            steps.append(int(2 ** chance.uniform(6, 25)))
-            places += 1
-    command = [sys.executable, "-c", FOLLOW, json.dumps(steps)]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    blocks, held = Blocks(), []
-    for step, found in zip(steps, json.loads(run.stdout), strict=True):
-        if step > 0:
-            held.append(blocks.take(step))
-        else:
-            blocks.give(held.pop(-step - 1))
-        assert [blocks.allocated, blocks.reserved] == found, step

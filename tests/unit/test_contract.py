@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import subprocess
+import sys
 
 import pytest
 
@@ -49,6 +51,14 @@ def found(path):
     for name in path.split("."):
         thing = getattr(thing, name)
     return thing
+
+
+def test_an_import_loads_nothing_heavy():
+    """A notebook's first cell and `--help` must not wait for torch."""
+    command = [sys.executable, "-c", "import sys, llava_nb; print(*sys.modules)"]
+    loaded = set(subprocess.run(command, capture_output=True, text=True).stdout.split())
+    assert "llava_nb" in loaded
+    assert not loaded & {"torch", "transformers", "ipywidgets", "matplotlib", "PIL", "numpy"}
 
 
 def test_a_star_import_brings_exactly_the_public_names():

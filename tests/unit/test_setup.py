@@ -19,7 +19,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-STAND_IN = ROOT / ".venv-colab"
 ADDED = {"bitsandbytes", "llava_nb"}
 PYTHONS = ("python3", *(f"python3.{minor}" for minor in range(10, 14)))
 
@@ -106,17 +105,12 @@ def test_caption_hands_on_picture_and_prompt(machine):
 # --- a second run -------------------------------------------------------------------------------
 
 
-def test_an_extra_is_added_once_and_covers_the_base(machine):
+def test_an_extra_is_added_once_and_changed_requirements_are_installed(machine):
     machine.run("setup", "test")
     assert f"{machine.root}[test]" in machine.installs()[-1]
     machine.run("setup", "test")
     run = machine.run("caption")
     assert "already set up" in run.stdout and not machine.installs()
-
-
-def test_changed_requirements_are_installed(machine):
-    machine.run()
-    machine.installs()
     (machine.root / "pyproject.toml").write_text("changed")
     machine.run()
     assert "--editable" in machine.installs()[-1]
@@ -141,18 +135,18 @@ def torch_installs(machine):
 
 
 @linux
-@pytest.mark.parametrize("has_cuda", [False, True])
-def test_a_cpu_build_comes_from_where_pip_looks_or_from_its_index(machine, has_cuda):
-    machine.run(FAKE_TORCH_HAS_CUDA=str(int(has_cuda)))
-    (install,) = torch_installs(machine)
-    assert ("--index-url" in install) == ("/cpu " in install) == has_cuda
-
-
-@linux
-def test_without_that_index_the_large_build_is_announced(machine):
-    run = machine.run(FAKE_TORCH_HAS_CUDA="1", FAKE_PIP_FAILS_ON="--index-url")
-    assert run.returncode == 0 and "several GB" in run.stdout
-    assert "--index-url" not in torch_installs(machine)[-1]
+@pytest.mark.parametrize(
+    ("faults", "from_index", "said"),
+    [({}, False, ""), ({"FAKE_TORCH_HAS_CUDA": "1"}, True, ""),
+     ({"FAKE_TORCH_HAS_CUDA": "1", "FAKE_PIP_FAILS_ON": "--index-url"}, False, "several GB")],
+)  # fmt: skip
+def test_a_cpu_build_comes_from_pip_or_its_index_and_a_large_one_is_announced(
+    machine, faults, from_index, said
+):
+    run = machine.run(**faults)
+    install = torch_installs(machine)[-1]
+    assert ("--index-url" in install) == ("/cpu " in install) == from_index
+    assert run.returncode == 0 and said in run.stdout
 
 
 @linux
@@ -172,9 +166,12 @@ def test_gpu_that_appears_later_gets_its_own_build(machine):
 @pytest.mark.parametrize(
     ("fault", "said"),
     [({"FAKE_VERSION_UNFIT": "1"}, "no Python 3.10 to 3.13 was found.*apt-get install"),
-     ({"FAKE_NO_VENV": "1"}, "apt-get install python3-venv")],
+     ({"FAKE_NO_VENV": "1"}, "apt-get install python3-venv"),
+     ({"COLAB_RELEASE_TAG": "any"}, "has no pip")],
 )  # fmt: skip
 def test_what_is_missing_is_named_with_the_way_to_get_it(machine, fault, said):
+    if "COLAB_RELEASE_TAG" in fault:
+        machine.tool("python3", "#!/bin/sh\nexit 1\n")
     run = machine.run(**fault)
     assert run.returncode == 1 and re.search(said, run.stderr, re.DOTALL)
 
@@ -182,12 +179,6 @@ def test_what_is_missing_is_named_with_the_way_to_get_it(machine, fault, said):
 def test_another_python_on_the_path_is_found(machine):
     machine.tool("python3", "#!/bin/sh\necho Python 3.9; exit 1\n")
     assert machine.run().returncode == 0
-
-
-def test_no_pip_in_colab(machine):
-    machine.tool("python3", "#!/bin/sh\nexit 1\n")
-    run = machine.run(COLAB_RELEASE_TAG="any")
-    assert run.returncode == 1 and "has no pip" in run.stderr
 
 
 @pytest.mark.slow
@@ -204,31 +195,20 @@ def test_no_network_with_the_real_pip(machine, tmp_path):
 # --- Colab --------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def record():
-    """What tests/colab_stand_in.sh wrote down; without it the whole suite has already failed."""
-    folder = STAND_IN / "set-up"
-    if not (folder / "after.txt").exists():
-        pytest.skip("made by: bash colab_setup.sh test")
-    return folder
-
-
 def packages(listing):
     return dict(line.split("==", 1) for line in listing.read_text().splitlines() if "==" in line)
 
 
-def test_colab_install_would_change_no_package(record):
-    """pip's own report, over the versions that Colab ships: nothing else is to be installed."""
+def test_colab_set_up_changed_no_package():
+    """By pip's report over the versions that Colab ships, and by what was there afterwards."""
+    record = ROOT / ".venv-colab" / "set-up"  # written by tests/colab_stand_in.sh
+    if not (record / "after.txt").exists():
+        pytest.skip("made by: bash colab_setup.sh test")
     report = json.loads((record / "dry-run.json").read_text())
     names = {item["metadata"]["name"].replace("-", "_") for item in report["install"]}
-    assert names == ADDED
-
-
-def test_colab_set_up_changed_no_package(record):
     before, after = packages(record / "before.txt"), packages(record / "after.txt")
-    assert len(before) > 40
-    assert {name: after.get(name) for name in before} == before
-    assert {name.replace("-", "_") for name in after.keys() - before.keys()} == ADDED
+    assert len(before) > 40 and {name: after.get(name) for name in before} == before
+    assert {name.replace("-", "_") for name in after.keys() - before.keys()} == names == ADDED
 
 
 def test_too_old_runtime_is_named(machine):

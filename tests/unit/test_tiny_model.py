@@ -9,8 +9,6 @@ import pytest
 import torch
 
 from llava_lessons.tiny import evaluate, language, packing
-from llava_lessons.tiny.build import build_model
-from llava_lessons.tiny.optimise import full_precision
 from llava_lessons.tiny.scenes import sample_scene
 from llava_lessons.tiny.train import STAGES, Recipe, main, train
 from llava_nb import load
@@ -132,21 +130,3 @@ def test_alignment_changes_the_projector_alone(few_texts):
     pairs = zip(before.named_parameters(), after.parameters(), strict=True)
     changed = {name for (name, one), other in pairs if not torch.equal(one, other)}
     assert {name.split(".")[1] for name in changed} == {"multi_modal_projector"}
-
-
-def test_a_stage_asks_what_it_is_told_to_ask(tiny, monkeypatch):
-    """Of two kinds alone, and of pictures in their own colours."""
-    packed, pack = [], packing.pack
-
-    def keep(random, encoder, scenes, **options):
-        packed.append((scenes, options["weights"]))
-        return pack(random, encoder, scenes, **options)
-
-    monkeypatch.setattr("llava_lessons.tiny.language.pack", keep)
-    tokenizer = tiny.processor.tokenizer
-    settings = {"steps": 1, "batch_size": 8, "precision": full_precision}
-    settings |= {"progress": lambda *_: None, "weights": {"count": 1, "colour": 1}}
-    language.train_language(build_model(tokenizer), tokenizer, "tune", recoloured=0, **settings)
-    [(scenes, weights)] = packed
-    assert weights == {"count": 1, "colour": 1}
-    assert all(thing.colour for scene in scenes for thing in scene.things)
