@@ -33,21 +33,14 @@ def network_attempts():
 
 
 def pytest_report_header() -> list[str]:
-    versions = []
-    for name in SHOWN:
-        try:
-            versions.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            versions.append(f"no {name}")
-    return [f"Python {platform.python_version()}, {', '.join(versions)}", f"GPU: {gpu_name()}"]
-
-
-def gpu_name() -> str:
-    if not shutil.which("nvidia-smi"):
-        return "none"
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    return answer.stdout.strip().replace("\n", ", ") or "none that nvidia-smi can see"
+    there = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
+    versions = ", ".join(f"{name} {there.get(name, 'is missing')}" for name in SHOWN)
+    gpu = "none"
+    if shutil.which("nvidia-smi"):
+        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        gpu = answer.stdout.strip().replace("\n", ", ") or "none that nvidia-smi can see"
+    return [f"Python {platform.python_version()}, {versions}", f"GPU: {gpu}"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

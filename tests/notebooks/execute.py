@@ -12,6 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import nbformat
+from nbclient import NotebookClient
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "offline"))
 from network_guard import offline_environment  # noqa: E402  (needs the line above)
@@ -26,13 +29,9 @@ METADATA = {
 
 def execute(path: Path) -> None:
     """Run one notebook and write it back."""
-    import nbformat
-    from nbclient import NotebookClient
-
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": path.parent}}
-    ).execute()
+    place = {"metadata": {"path": path.parent}}
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=place).execute()
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number:02d}"
         cell["metadata"].pop("execution", None)
@@ -49,9 +48,8 @@ def join_streams(outputs: list[dict]) -> list[dict]:
     """Join pieces that were printed one after another, as a person sees them."""
     joined: list[dict] = []
     for output in outputs:
-        last = joined[-1] if joined else {}
-        if output.get("name") and output.get("name") == last.get("name"):
-            last["text"] += output["text"]
+        if joined and output.get("name") and output.get("name") == joined[-1].get("name"):
+            joined[-1]["text"] += output["text"]
         else:
             joined.append(output)
     return joined

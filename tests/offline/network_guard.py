@@ -13,6 +13,7 @@ import errno
 import ipaddress
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 # What was refused, oldest first: tests/conftest.py fails a test that left something here.
@@ -69,26 +70,17 @@ def install() -> None:
         return
     socket.llava_nb_guard = True
 
-    def guard_method(name: str) -> None:
-        real = getattr(socket.socket, name)
+    def guard(owner: object, name: str, check: Callable[[tuple], None]) -> None:
+        real = getattr(owner, name)
 
-        def guarded(self: socket.socket, *arguments: object) -> object:
-            refuse_address(arguments[-1])
-            return real(self, *arguments)
+        def guarded(*arguments: object, **options: object) -> object:
+            check(arguments or (options.get("host"),))
+            return real(*arguments, **options)
 
-        setattr(socket.socket, name, guarded)
-
-    def guard_look_up(name: str, *, reverse: bool = False) -> None:
-        real = getattr(socket, name)
-
-        def guarded(host: str | bytes | None, *arguments: object, **options: object) -> object:
-            refuse_name(host, reverse=reverse)
-            return real(host, *arguments, **options)
-
-        setattr(socket, name, guarded)
+        setattr(owner, name, guarded)
 
     for method in ("connect", "connect_ex", "sendto"):
-        guard_method(method)
+        guard(socket.socket, method, lambda given: refuse_address(given[-1]))
     for look_up in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):
-        guard_look_up(look_up)
-    guard_look_up("gethostbyaddr", reverse=True)
+        guard(socket, look_up, lambda given: refuse_name(given[0]))
+    guard(socket, "gethostbyaddr", lambda given: refuse_name(given[0], reverse=True))
