@@ -1,11 +1,12 @@
 """Runs everything a change has to pass, and closes with the number of tests.
 
-First lint; then, in each environment, the tests and every notebook run again by nbval with its
-outputs compared. There are two environments: this Python with the newest releases, and a stand-in
-for Colab's runtime (`colab_stand_in.sh`), which computes with other instructions and threads. Both
-lend their kernels to the JupyterLab and Voila of the browser tests (`browser/set_up.sh`), which
-skip themselves where there is no browser. They are tested side by side, and what the second
-printed is shown when the first is done. All parts run, also after one has failed.
+First lint; then, in each environment, the tests and every notebook run again by nbval, with the
+answers to its exercises, and its outputs compared. There are two environments: this Python with the
+newest releases, and a stand-in for Colab's runtime (`colab_stand_in.sh`), which computes with other
+instructions and threads. Both lend their kernels to the JupyterLab and Voila of the browser tests
+(`browser/set_up.sh`), which skip themselves where there is no browser. They are tested side by
+side, and what the second printed is shown when the first is done. All parts run, also after one has
+failed.
 
 Usage: `bash colab_setup.sh test`. With `--here` (in Colab itself) the stand-in is left out. With
 `--quick`: lint, the unit tests and three notebooks, in this Python alone.
@@ -33,6 +34,7 @@ from network_guard import offline_environment  # noqa: E402  (needs the line abo
 
 NBVAL = (
     "--nbval",
+    *("-p", "answers"),  # and the code in the answers to exercises (`notebooks/answers.py`)
     "--nbval-current-env",
     "--nbval-cell-timeout=300",
     f"--nbval-sanitize-with={ROOT / 'tests' / 'notebooks' / 'sanitize.cfg'}",
@@ -50,8 +52,7 @@ OTHER_ARITHMETIC = {
 # one of them shows that they run in their folder.
 NOTEBOOKS, QUICK_NOTEBOOKS = ("*", "ko/00_*"), ("00_*", "01_*", "04_*")
 # What takes long and says the same in either environment is run in one of them.
-FIRST_ALONE = ("tests/unit/test_exercises.py", "tests/unit/test_setup.py")
-SECOND_ALONE = ("tests/unit/test_benchmarks.py",)
+FIRST_ALONE, SECOND_ALONE = ("tests/unit/test_setup.py",), ("tests/unit/test_benchmarks.py",)
 
 
 def lint_commands() -> list[list[str]]:
@@ -95,6 +96,7 @@ def test_environment(folder: Path, *, is_first: bool) -> dict[str, str]:
     # Where the tests run is for them to say, so nothing of Colab's own environment reaches them.
     environment = {name: text for name, text in os.environ.items() if not name.startswith("COLAB_")}
     environment.update(offline_environment(folder))
+    environment["PYTHONPATH"] += f"{os.pathsep}{ROOT / 'tests' / 'notebooks'}"
     # Colab's ipykernel brings a debugger that warns about Python 3.11 and later at every start.
     environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
     # The embedded model is too small to share between threads: they would wait for each other, and

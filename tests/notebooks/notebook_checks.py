@@ -1,8 +1,8 @@
 """What every committed notebook has to be, read from its JSON without running it.
 
 One plain function for each property: it takes a `Notebook` and returns its complaints, each naming
-the cell. Whether outputs are true is for nbval to say, and whether answers to
-exercises are, for `test_exercises.py`; whether the prose is good only a reader can say.
+the cell. Whether outputs and answers to exercises are true is for nbval to say; whether the prose
+is good only a reader can say.
 """
 
 from __future__ import annotations

@@ -79,12 +79,6 @@ def test_padding_and_a_written_unk_are_no_pictures():
     assert tokenizer.padding_side == "left"
 
 
-def test_a_spelling_goes_with_a_saved_config_and_comes_back():
-    spelling = Spelling(picture="<im_start><image><im_end>", legacy=True, padded=False)
-    config = json.loads(json.dumps({"llava_nb_spelling": spelling.mark()}))
-    assert Spelling.from_mark(config) == spelling and Spelling.from_mark({}) is None
-
-
 @pytest.mark.parametrize(
     ("name", "raw", "style"),
     [

@@ -8,7 +8,6 @@ import torch
 
 from llava_lessons.tiny import phrasings, unanswerable
 from llava_lessons.tiny.build import SIDE, build_tokenizer
-from llava_lessons.tiny.held_out import HeldOutWords
 from llava_lessons.tiny.language import without
 from llava_lessons.tiny.packing import Encoder, pack, put_questions, sample_texts
 from llava_lessons.tiny.questions import KINDS, NUMBERS, ask, describe_scene
@@ -166,31 +165,6 @@ def test_no_colour_is_taught_to_rule_its_held_out_shape_out():
     assert patches.any() and pushed[star] == 0 and (pushed > 0).sum() == 4, pushed
 
 
-# --- held-out words: pushed neither up nor down -------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return build_tokenizer(sample_texts(scenes=300))
-
-
-def barred(tokenizer, answer):
-    """The words of an answer, and what each is not compared with."""
-    ids = tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]
-    found = {}
-    for number, others in zip(ids, HeldOutWords(tokenizer).beside(ids, None), strict=True):
-        words = [tokenizer.decode([each]).strip() for each in others if each >= 0]
-        found |= {tokenizer.decode([number]).strip(): words} if words else {}
-    return found
-
-
-def test_in_a_caption_each_pair_bars_its_other_halves(tokenizer):
-    # Held out: red star, purple square, yellow circle, and no pair with cyan.
-    found = barred(tokenizer, "A large red square above a small cyan circle.")
-    assert found == {"red": ["purple"], "square": ["star"], "cyan": ["yellow"]}
-    assert barred(tokenizer, "I cannot tell.") == {}
-
-
 def test_a_barred_word_is_pushed_neither_up_nor_down():
     logits = torch.randn(2, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
     rows = without(logits, torch.tensor([[3, -1], [-1, -1]]))
@@ -198,8 +172,8 @@ def test_a_barred_word_is_pushed_neither_up_nor_down():
     assert logits.grad[0, 3] == 0 and logits.grad[1, 3] != 0, logits.grad
 
 
-def test_in_a_batch_no_answer_is_compared_with_a_held_out_pair(tokenizer):
-    random = Random(1)
+def test_in_a_batch_no_answer_is_compared_with_a_held_out_pair():
+    random, tokenizer = Random(1), build_tokenizer(sample_texts(scenes=300))
     batch = pack(random, Encoder(tokenizer), [sample_scene(random) for _ in range(24)], seeing=True)
     words = [word.lstrip("Ġ") for word in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
     held_shapes, seen = {shape for _, shape in HELD_OUT_PAIRS}, 0
