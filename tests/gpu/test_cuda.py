@@ -114,8 +114,8 @@ def test_greedy_ids_of_the_original_in_float32_on_the_gpu(monkeypatch):
     llava = load(PARITY / "llava-v1.5-tiny", quantization=None)
     cases = json.loads((PARITY / "golden" / "golden_v15.json").read_text())["cases"]
     for case in (case for case in cases if case["arm"] == "pad"):
-        pictures = [Image.open(PARITY / case["image"])]
-        inputs = encode(llava.processor, pictures, [case["prompt"]], llava.spelling).to("cuda")
+        given = [Image.open(PARITY / case["image"])], [case["prompt"]], llava.engine.spelling
+        inputs = encode(llava.processor, *given).to("cuda")
         ids = llava.model.generate(**inputs, max_new_tokens=24, do_sample=False)
         found = ids[0, inputs["input_ids"].shape[1] :].tolist()
         assert found == case["greedy_ids"], case["id"]

@@ -53,9 +53,10 @@ def found(path):
     return thing
 
 
-def test_an_import_loads_nothing_heavy():
+@pytest.mark.parametrize("code", ["import llava_nb", "import llava_nb; str(llava_nb.check_gpu())"])
+def test_import_and_report_load_nothing_heavy(code):
     """A notebook's first cell and `--help` must not wait for torch."""
-    command = [sys.executable, "-c", "import sys, llava_nb; print(*sys.modules)"]
+    command = [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"]
     loaded = set(subprocess.run(command, capture_output=True, text=True).stdout.split())
     assert "llava_nb" in loaded
     assert not loaded & {"torch", "transformers", "ipywidgets", "matplotlib", "PIL", "numpy"}
