@@ -22,9 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
-sys.path.insert(0, str(ROOT / "tests" / "offline"))
-from network_guard import offline_environment  # noqa: E402  (needs the lines above)
-from run_all import NBVAL, OTHER_ARITHMETIC  # noqa: E402
+from run_all import NBVAL, OTHER_ARITHMETIC, test_environment  # noqa: E402  (needs the line above)
 
 # The variables of each arithmetic, and by how much the weights are disturbed, relatively. What is
 # stored is a float32, which keeps seven digits: arithmetic alone moves a sum by about 1e-6.
@@ -56,14 +54,10 @@ def disturbed_package(folder: Path, share: float) -> Path:
 def environment_of(arithmetic: str, folder: Path) -> dict[str, str]:
     """The variables to run in; `folder` takes caches, and a disturbed package if there is one."""
     variables, share = ARITHMETICS[arithmetic]
-    environment = {**os.environ, **offline_environment(folder), "CUDA_VISIBLE_DEVICES": ""}
-    environment |= {"OMP_NUM_THREADS": "1", "LLAVA_NB_TRAINING": "0.01"}
-    environment |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1", **variables}
+    environment = test_environment(folder, is_first=True) | {"CUDA_VISIBLE_DEVICES": ""}
     packages = disturbed_package(folder, share) if share else ROOT
-    paths = [str(packages), str(ROOT / "notebooks"), str(ROOT / "tests" / "notebooks")]
-    paths.append(environment["PYTHONPATH"])
-    environment["PYTHONPATH"] = os.pathsep.join(paths)
-    return environment
+    paths = [str(packages), str(ROOT / "notebooks"), environment["PYTHONPATH"]]
+    return environment | variables | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def run_pytest(arguments: list[str], environment: dict[str, str]) -> str:
