@@ -51,8 +51,8 @@ OTHER_ARITHMETIC = {
 # The code and outputs of the Korean notebooks are those of the English ones (`test_editions.py`):
 # one of them shows that they run in their folder.
 NOTEBOOKS, QUICK_NOTEBOOKS = ("*", "ko/00_*"), ("00_*", "01_*", "04_*")
-# What takes long and says the same in either environment is run in one of them.
-FIRST_ALONE, SECOND_ALONE = ("tests/unit/test_setup.py",), ("tests/unit/test_benchmarks.py",)
+# What takes long and says the same in either environment is run in the first, the faster one.
+ONCE = ("tests/unit/test_setup.py", "tests/unit/test_benchmarks.py")
 
 
 def lint_commands() -> list[list[str]]:
@@ -108,15 +108,14 @@ def test_environment(folder: Path, *, is_first: bool) -> dict[str, str]:
 
 
 def run_tests(
-    python: str, folder: Path, log: TextIO | None = None, *, quick: bool, alone: bool
+    python: str, folder: Path, log: TextIO | None = None, *, quick: bool = False
 ) -> Counter:
     """The tests and the notebooks in the environment that `python` belongs to."""
     is_first = python == sys.executable
     environment = test_environment(folder, is_first=is_first)
     # The first import of matplotlib writes to stderr, which would be in a notebook's output.
     subprocess.run([python, "-c", "import matplotlib.pyplot"], env=environment, capture_output=True)
-    elsewhere = () if alone else SECOND_ALONE if is_first else FIRST_ALONE
-    tests = ["tests", *(f"--ignore={file}" for file in elsewhere)]
+    tests = ["tests", *(f"--ignore={file}" for file in ONCE if not is_first)]
     if quick:
         tests = ["tests/unit", "-m", "not slow"]
     names = (f"{name}.ipynb" for name in (QUICK_NOTEBOOKS if quick else NOTEBOOKS))
@@ -136,8 +135,7 @@ def run_side_by_side(pythons: list[str], *, quick: bool) -> Counter:
         logs = [None, *(stack.enter_context(tempfile.TemporaryFile("w+")) for _ in pythons[1:])]
         # Threads, which only wait: each environment is a process of its own.
         with ThreadPoolExecutor(len(pythons)) as pool:
-            test = partial(run_tests, quick=quick, alone=len(pythons) == 1)
-            totals = list(pool.map(test, pythons, folders, logs))
+            totals = list(pool.map(partial(run_tests, quick=quick), pythons, folders, logs))
         for log in logs[1:]:
             log.seek(0)
             shutil.copyfileobj(log, sys.stdout)
