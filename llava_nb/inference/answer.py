@@ -5,14 +5,16 @@ Every default and every limit of a setting stands here and nowhere else.
 
 from __future__ import annotations
 
+import functools
 import html
+import inspect
 import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..errors import LlavaNbError, PromptError, plain
 from ..sizes import format_gib
@@ -20,10 +22,10 @@ from ..sizes import format_gib
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T")
 MAX_NEW_TOKENS = 256
 # Below this the likeliest word is certain; divided by much less, float32 numbers overflow.
 GREEDY_BELOW = 0.001
-_END = object()
 FINISHES = {"eos": "", "limit": "stopped at the limit", "stopped": "stopped", "failed": "failed"}
 
 
@@ -42,27 +44,20 @@ class Answer:
     """
 
     text: str
-    tokens: int
-    seconds: float
-    first_token_seconds: float
-    peak_vram_bytes: int | None
-    finish: str
+    tokens: int = 0
+    seconds: float = 0.0
+    first_token_seconds: float = 0.0
+    peak_vram_bytes: int | None = None
+    finish: str = "stopped"
     prompt_tokens: int = 0
     reused_tokens: int = 0
     ids: tuple[int, ...] = field(default=(), repr=False)
     error: LlavaNbError | None = None
 
     @classmethod
-    def failed(cls, error: LlavaNbError, *, seconds: float = 0.0, prompt_tokens: int = 0) -> Answer:
+    def failed(cls, error: LlavaNbError, seconds: float = 0.0, prompt_tokens: int = 0) -> Answer:
         """Return the answer to a question that could not be asked."""
-        return cls(
-            "", 0, seconds, seconds, None, "failed", prompt_tokens=prompt_tokens, error=error
-        )
-
-    @classmethod
-    def stopped(cls) -> Answer:
-        """Return the answer to a question that was not begun with any more."""
-        return cls("", 0, 0.0, 0.0, None, "stopped")
+        return cls("", 0, seconds, seconds, None, "failed", prompt_tokens, error=error)
 
     @property
     def tokens_per_second(self) -> float:
@@ -72,6 +67,8 @@ class Answer:
     @property
     def summary(self) -> str:
         """The figures in one line."""
+        if self.error is not None:
+            return f"failed: {self.error}"
         parts = [
             f"{self.tokens} tokens in {self.seconds:.1f} s",
             f"{self.tokens_per_second:.1f} tokens/s",
@@ -81,9 +78,7 @@ class Answer:
             parts.append(f"peak {format_gib(self.peak_vram_bytes)} of VRAM")
         if self.reused_tokens:
             parts.append(f"{self.reused_tokens} of {self.prompt_tokens} prompt tokens read before")
-        if FINISHES[self.finish]:
-            parts.append(FINISHES[self.finish])
-        return ", ".join(parts) if self.error is None else f"failed: {self.error}"
+        return ", ".join(filter(None, [*parts, FINISHES[self.finish]]))
 
     def __str__(self) -> str:
         return f"{self.text}\n({self.summary})"
@@ -101,7 +96,6 @@ class Stop(Protocol):
         """Return True once the answer should end."""
 
 
-@dataclass(frozen=True)
 class Settings:
     """How words are chosen and what ends an answer early; checked.
 
@@ -109,193 +103,192 @@ class Settings:
     have it; `top_p` 1 leaves no word out, as None does. Raises PromptError for what means nothing.
     """
 
-    max_new_tokens: int = MAX_NEW_TOKENS
-    temperature: float = 0.0
-    top_p: float | None = None
-    stop: Stop | None = None
-
-    def __post_init__(self) -> None:
-        most = whole_number(self.max_new_tokens)
-        if most is None:
+    def __init__(
+        self,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_p: float | None = None,
+        stop: Stop | None = None,
+    ) -> None:
+        limit = whole_number(max_new_tokens)
+        if limit is None:
             raise PromptError(
-                f"max_new_tokens is {shown(self.max_new_tokens)}; it is the most tokens that the "
+                f"max_new_tokens is {shown(max_new_tokens)}; it is the most tokens that the "
                 f"answer may have: a whole number from 1 on, such as {MAX_NEW_TOKENS}."
             )
-        temperature = 0.0 if self.temperature is None else _number(self.temperature)
-        if temperature is None or not 0 <= temperature <= 5:
+        degrees = 0.0 if temperature is None else _number(temperature)
+        if degrees is None or not 0 <= degrees <= 5:
             raise PromptError(
-                f"temperature is {shown(self.temperature)}; take 0 for the same answer every "
+                f"temperature is {shown(temperature)}; take 0 for the same answer every "
                 "time, or up to about 1 for variety."
             )
-        top_p = 1.0 if self.top_p is None else _number(self.top_p)
-        if top_p is None or not 0 < top_p <= 1:
+        share = 1.0 if top_p is None else _number(top_p)
+        if share is None or not 0 < share <= 1:
             raise PromptError(
-                f"top_p is {shown(self.top_p)}; take a share above 0 and up to 1, or None."
+                f"top_p is {shown(top_p)}; take a share above 0 and up to 1, or None."
             )
-        if top_p < 1 and temperature < GREEDY_BELOW:
+        is_greedy = degrees < GREEDY_BELOW
+        if share < 1 and is_greedy:
             raise PromptError(
                 "top_p only matters when words are drawn at random: give a temperature as well, "
                 "such as temperature=0.7."
             )
-        is_event = callable(getattr(self.stop, "is_set", None)) and not isinstance(self.stop, type)
-        if self.stop is not None and not is_event:
+        is_event = callable(getattr(stop, "is_set", None)) and not isinstance(stop, type)
+        if stop is not None and not is_event:
             raise PromptError(
-                f"stop is {shown(self.stop)}; it is what can say that it is enough, by is_set(): "
+                f"stop is {shown(stop)}; it is what can say that it is enough, by is_set(): "
                 "a threading.Event(), or None."
             )
-        # The checked numbers take the place of what was given; for others this stays frozen.
-        object.__setattr__(self, "max_new_tokens", most)
-        object.__setattr__(self, "temperature", temperature)
-        object.__setattr__(self, "top_p", None if top_p == 1 else top_p)
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """How to choose words, as arguments of `generate`."""
-        if self.temperature < GREEDY_BELOW:
-            return {"do_sample": False}
-        # top_k is set aside: its default of 50 would act unseen beside top_p.
-        top_p = self.top_p if self.top_p is not None else 1.0
-        return {"do_sample": True, "temperature": self.temperature, "top_p": top_p, "top_k": 0}
+        self.max_new_tokens, self.stop = limit, stop
+        # As arguments of `generate`. top_k is set aside: its default of 50 would act unseen beside
+        # top_p.
+        drawn = {"do_sample": True, "temperature": degrees, "top_p": share, "top_k": 0}
+        self.arguments: dict[str, Any] = {"do_sample": False} if is_greedy else drawn
 
 
-def no_room(tokens: int, context: int, what: str = "The prompt", repair: str = "") -> PromptError:
-    """Return the error of a prompt that leaves no room for an answer."""
-    repair = repair or f"Shorten it by {tokens - context + 1} tokens or more."
-    return PromptError(
-        f"{what} has {tokens} tokens, picture included, and the model holds {context}, the answer "
-        f"included. {repair}"
-    )
+def takes_settings(method: Callable[..., T]) -> Callable[..., T]:
+    """Give a method the settings of an answer as keywords; it gets them checked, as `settings`."""
+    fields = inspect.signature(Settings).parameters
+    own = inspect.signature(method)
+    parameters = [each for each in own.parameters.values() if each.name != "settings"]
+    parameters += [each.replace(kind=each.KEYWORD_ONLY) for each in fields.values()]
+
+    @functools.wraps(method)
+    def with_settings(*arguments: Any, **keywords: Any) -> T:
+        given = {name: keywords.pop(name) for name in fields if name in keywords}
+        return method(*arguments, settings=Settings(**given), **keywords)
+
+    with_settings.__signature__ = own.replace(parameters=parameters)
+    return with_settings
 
 
-class AnswerStream:
-    """Answers while they are made, one a row: their tokens, clocks and ends, and the text so far.
+@dataclass(eq=False)
+class Generation:
+    """One run of `generate`: what the model is given, and the answers as they grow, one a row.
 
-    It is what `generate` calls a streamer. `lengths` are the prompts' in tokens, without what
-    fills up the shorter ones: that takes no place in what the model holds, `context`, so each row
-    has the room that it would have alone, `limits`. `limit` is the longest of them. `request` is
-    the engine's, for a single answer.
+    It is what `generate` calls a streamer. What fills up the shorter prompts of several takes no
+    place in what the model holds, so each row has the room that it would have alone, `limits`.
     """
 
-    def __init__(
-        self,
-        lengths: Sequence[int],
-        tokenizer: Any,
-        settings: Settings,
-        context: int,
-        started: float,
-        request: Any = None,
-    ) -> None:
-        self.lengths, self.request, self.stop = list(lengths), request, settings.stop
-        self.limits = [min(settings.max_new_tokens, max(context - each, 0)) for each in lengths]
+    lengths: Sequence[int]  # of the prompts, in tokens
+    tokenizer: Any
+    ends: Sequence[int]  # the tokens that end an answer
+    context: int  # how many tokens the model holds, of prompt and answer together
+    settings: Settings
+    started: float  # on the clock of time.perf_counter()
+
+    # Of a single prompt, none of a batch:
+    ids: torch.Tensor | None = None  # (1, tokens), on the CPU; `begun` is at their end
+    begun: tuple[int, ...] = ()  # tokens of an answer that is gone on with
+    picture: bytes | None = None  # its fingerprint
+    picture_end: int = 0  # the picture's last token stands before it
+    see: Callable[[], dict[str, Any]] | None = None  # gives what the vision tower is given, by name
+    whole: bool = False  # whether the answer is remembered too, not the picture alone
+    reused: int = 0  # tokens of the prompt that the model had read before
+
+    def __post_init__(self) -> None:
+        most = self.settings.max_new_tokens
+        self.limits = [min(most, max(self.context - length, 0)) for length in self.lengths]
         self.limit = max(self.limits)
-        self.arguments = {**settings.arguments, "max_new_tokens": self.limit}
-        self.reused = 0  # tokens of the prompt that the model had read before
-        self._tokenizer, self._started = tokenizer, started
-        self._begun = request.begun if request else ()
+        self.stops = [] if self.settings.stop is None else [self.settings.stop]
         self._columns: list[list[int]] = []
         self._times: list[float] = []
         self._queue: queue.SimpleQueue | None = None
         self._sent = ""
+
+    def no_room(self, row: int = 0, what: str = "The prompt", repair: str = "") -> PromptError:
+        """Return the error of a prompt that leaves no room for an answer."""
+        tokens = self.lengths[row]
+        repair = repair or f"Shorten it by {tokens - self.context + 1} tokens or more."
+        return PromptError(
+            f"{what} has {tokens} tokens, picture included, and the model holds {self.context}, "
+            f"the answer included. {repair}"
+        )
 
     def put(self, value: torch.Tensor) -> None:
         """Take the next token of every row; `generate` hands over the prompts first, in 2 axes."""
         if value.dim() > 1:
             return
         self._columns.append(value.tolist())
-        self._times.append(time.perf_counter() - self._started)
+        self._times.append(time.perf_counter() - self.started)
         if self._queue is not None:
-            # A character of several bytes may still be incomplete, and white space at the end is
-            # dropped if the answer ends there: only what later tokens cannot change is sent.
-            self._send(self._text(self._ids()).rstrip("\ufffd").rstrip())
+            self._send(self._certain_text())
 
     def end(self) -> None:
         """Called by `generate` when there are no more tokens."""
         if self._queue is not None:
-            self._send(self._text(self._ids()))
+            self._send(self._text(self.new_ids()))
 
-    def new_ids(self, row: int = 0, ends: Sequence[int] = ()) -> list[int]:
+    def new_ids(self, row: int = 0) -> list[int]:
         """Return a row's own tokens, its end included; what fills it up after that is left out."""
         ids: list[int] = []
         for column in self._columns[: self.limits[row]]:
             ids.append(column[row])
-            if ids[-1] in ends:
+            if ids[-1] in self.ends:
                 break
         return ids
 
-    def answers(self, ends: Sequence[int], peak_vram_bytes: int | None) -> list[Answer]:
-        """Sum up once generation is over, a row at a time."""
-        return [self._answer(row, ends, peak_vram_bytes) for row in range(len(self.lengths))]
-
-    def _answer(self, row: int, ends: Sequence[int], peak: int | None) -> Answer:
-        new = self.new_ids(row, ends)
-        ids = [*self._begun, *new]
+    def answer(self, row: int, peak_vram_bytes: int | None) -> Answer:
+        """Sum up a row once generation is over."""
+        new = self.new_ids(row)
+        ids = (*self.begun, *new)
         finish = "limit" if len(new) >= self.limits[row] else "stopped"
         return Answer(
-            text=self._text(ids),
+            text=self._text(new),
             tokens=len(ids),
             seconds=self._times[len(new) - 1] if new else 0.0,
             first_token_seconds=self._times[0] if new else 0.0,
-            peak_vram_bytes=peak,
-            finish="eos" if ids and ids[-1] in ends else finish,
-            prompt_tokens=self.lengths[row] - len(self._begun),
+            peak_vram_bytes=peak_vram_bytes,
+            finish="eos" if ids and ids[-1] in self.ends else finish,
+            prompt_tokens=self.lengths[row] - len(self.begun),
             reused_tokens=self.reused,
-            ids=tuple(ids),
+            ids=ids,
         )
 
-    def _ids(self) -> list[int]:
-        """All of a single answer so far."""
-        return [*self._begun, *(column[0] for column in self._columns)]
+    def pieces(self, run: Callable[[], Any]) -> Iterator[str]:
+        """Yield a single answer's text as it grows; `run`, in a thread, makes it.
 
-    def _text(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True).strip()
+        Nothing runs before the first piece is asked for. Leaving the loop early ends the
+        generation and waits for it. Whatever goes wrong in the thread is raised here.
+        """
+        self._queue, left = queue.SimpleQueue(), threading.Event()
+        self._sent = self._certain_text()  # of what is gone on with
+        self.stops.append(left)
+
+        def work() -> None:
+            fault = None
+            try:
+                run()
+            except BaseException as error:  # whatever it is, the reader must hear of it
+                fault = error
+            self._queue.put(fault)
+
+        worker = threading.Thread(target=work, daemon=True)
+        worker.start()
+        try:
+            while isinstance(item := self._queue.get(), str):
+                yield item
+            if item is not None:
+                raise item
+        finally:
+            left.set()
+            worker.join()
+
+    def _text(self, new: list[int]) -> str:
+        return self.tokenizer.decode([*self.begun, *new], skip_special_tokens=True).strip()
+
+    def _certain_text(self) -> str:
+        """What later tokens cannot change.
+
+        A character of several bytes may still be incomplete, and white space at the end is
+        dropped if the answer ends there.
+        """
+        return self._text(self.new_ids()).rstrip("\ufffd").rstrip()
 
     def _send(self, text: str) -> None:
         if len(text) > len(self._sent) and text.startswith(self._sent):
             self._queue.put(text[len(self._sent) :])
             self._sent = text
-
-    def listen(self) -> threading.Event:
-        """Keep pieces of text for another thread; return what to set when nobody reads them."""
-        self._queue = queue.SimpleQueue()
-        if self._begun:
-            self._sent = self._text(list(self._begun)).rstrip("\ufffd").rstrip()
-        self.stop = left = _Left(self.stop)
-        return left
-
-    def work(self, run: Callable[[], Any]) -> None:
-        """Run the generation in this thread; its end and its faults reach `pieces`."""
-        fault = None
-        try:
-            run()
-        except BaseException as error:  # whatever it is, the reader must hear of it
-            fault = error
-        self._queue.put((_END, fault))
-
-    def pieces(self) -> Iterator[str]:
-        """Yield pieces of text until the end; raise what was raised in `work`."""
-        while isinstance(item := self._queue.get(), str):
-            yield item
-        if item[1] is not None:
-            raise item[1]
-
-
-class _Left(threading.Event):
-    """Set when the reader has gone, or when the caller's own stop is set."""
-
-    def __init__(self, other: Stop | None) -> None:
-        super().__init__()
-        self._other = other
-
-    def is_set(self) -> bool:
-        return super().is_set() or (self._other is not None and self._other.is_set())
-
-
-def check_batch_size(value: Any) -> int:
-    """Return how many are asked at once. Raises PromptError."""
-    size = whole_number(value)
-    if size is None:
-        raise PromptError(f"batch_size is {shown(value)}; it is a whole number from 1 on, as 8.")
-    return size
 
 
 def whole_number(value: Any, lowest: int = 1) -> int | None:

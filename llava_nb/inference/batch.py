@@ -15,7 +15,7 @@ from PIL import Image
 from ..errors import LlavaNbError, OutOfVramError, PromptError
 from ..images import open_image
 from ..prompts import check_question
-from .answer import Answer, Settings, check_batch_size
+from .answer import Answer, Settings, shown, whole_number
 from .engine import Engine
 
 # One picture, or something that holds one. Files are rows of lines to Python.
@@ -26,34 +26,13 @@ def ask_batch(
     engine: Engine, images: Any, prompts: Any, batch_size: Any, settings: Settings
 ) -> list[Answer]:
     """Answer all; see `Llava.ask_batch`."""
-    batch_size, tokenizer = check_batch_size(batch_size), engine.processor.tokenizer
-    pairs = pair_up(images, prompts)
-    answers: list[Answer | None] = [None] * len(pairs)
-    # Questions of similar length go together, because shorter ones are filled up.
-    lengths = [len(tokenizer(question)["input_ids"]) for _, question in pairs]
-    waiting = sorted(range(len(pairs)), key=lengths.__getitem__)
-    while waiting:
-        group, rest = waiting[:batch_size], waiting[batch_size:]
-        try:
-            done = _answer_group(engine, [pairs[each] for each in group], settings)
-        except OutOfVramError as error:
-            if len(group) > 1:
-                batch_size = (len(group) + 1) // 2  # and no larger again: it would not fit
-                continue
-            done = [Answer.failed(error)]
-        for place, answer in zip(group, done, strict=True):
-            answers[place] = answer
-        waiting = rest
-    return answers
-
-
-def pair_up(images: Any, prompts: Any) -> list[tuple[Any, str]]:
-    """Return each picture with its question; one of either goes with all of the other.
-
-    Raises PromptError if there are two numbers of them, or one of the questions is none.
-    """
+    size, tokenizer = whole_number(batch_size), engine.processor.tokenizer
+    if size is None:
+        raise PromptError(
+            f"batch_size is {shown(batch_size)}; it is a whole number from 1 on, as 8."
+        )
     pictures, questions = several(images), _questions(prompts)
-    if isinstance(questions, str):
+    if isinstance(questions, str):  # one for all
         questions = [questions] * (1 if pictures is None else len(pictures))
     if pictures is None:
         pictures = [images] * len(questions)
@@ -62,7 +41,23 @@ def pair_up(images: Any, prompts: Any) -> list[tuple[Any, str]]:
             f"There are {len(pictures)} pictures and {len(questions)} prompts. Give one prompt for "
             "each picture, or a single one for all."
         )
-    return list(zip(pictures, questions, strict=True))
+    pairs = list(zip(pictures, questions, strict=True))
+    # Questions of similar length go together, because shorter ones are filled up.
+    lengths = [len(tokenizer(question)["input_ids"]) for question in questions]
+    waiting = sorted(range(len(pairs)), key=lengths.__getitem__)
+    answers: dict[int, Answer] = {}
+    while waiting:
+        group = waiting[:size]
+        try:
+            done = _answer_group(engine, [pairs[place] for place in group], settings)
+        except OutOfVramError as error:
+            if len(group) > 1:
+                size = (len(group) + 1) // 2  # and no larger again: it would not fit
+                continue
+            done = [Answer.failed(error)]
+        answers.update(zip(group, done, strict=True))
+        waiting = waiting[len(group) :]
+    return [answers[place] for place in range(len(pairs))]
 
 
 def several(images: Any) -> list[Any] | None:
@@ -99,9 +94,9 @@ def _questions(prompts: Any) -> str | list[str]:
         given, questions = list(prompts), []
     except (TypeError, ValueError, OSError):  # such as of a closed file
         return check_question(prompts)
-    for number, each in enumerate(given, 1):
+    for number, prompt in enumerate(given, 1):
         try:
-            questions.append(check_question(each))
+            questions.append(check_question(prompt))
         except PromptError as error:
             raise PromptError(f"Of {len(given)} prompts, number {number}: {error}") from None
     return questions
@@ -116,19 +111,18 @@ def _answer_group(
     Raises OutOfVramError if they do not fit together.
     """
     if settings.stop is not None and settings.stop.is_set():
-        return [Answer.stopped()] * len(pairs)
+        return [Answer("", finish="stopped")] * len(pairs)
     started = time.perf_counter()
-    answers: dict[int, Answer] = {}
+    answers: list[Answer | None] = []
     pictures, texts = [], []
-    for place, (image, question) in enumerate(pairs):
+    for image, question in pairs:
+        answer = None
         try:
             picture = None if image is None else engine.shrink(open_image(image))
             texts.append(engine.prompt_text([(question, None)], int(picture is not None)))
             pictures.append(picture)
         except LlavaNbError as error:
-            answers[place] = Answer.failed(error, seconds=time.perf_counter() - started)
-    readable = [place for place in range(len(pairs)) if place not in answers]
-    if readable:
-        done = engine.answer_batch(pictures, texts, settings, started)
-        answers.update(zip(readable, done, strict=True))
-    return [answers[place] for place in range(len(pairs))]
+            answer = Answer.failed(error, seconds=time.perf_counter() - started)
+        answers.append(answer)
+    done = iter(engine.answer_batch(pictures, texts, settings, started) if texts else ())
+    return [next(done) if answer is None else answer for answer in answers]

@@ -18,9 +18,9 @@ from PIL import Image
 from ..errors import ImageError, PromptError
 from ..images import open_image
 from ..prompts import check_question
-from .answer import MAX_NEW_TOKENS, Answer, AnswerStream, Settings, Stop, no_room
+from .answer import Answer, Generation, Settings, takes_settings
 from .batch import several
-from .engine import Engine, Picture, Request
+from .engine import Engine, Picture
 
 GAP = 0.02  # of the height, between two pictures
 HEIGHT = 672  # pixels, twice what LLaVA-1.5 looks at; higher pictures are made smaller
@@ -44,11 +44,15 @@ class Chat:
     `image` is the picture that is talked about, None without one; `turns` what was said.
     With `forget_oldest` the oldest turns are no longer given to the model when it is full;
     `forgotten` counts them, and they stay in `turns`.
+
+    What asks takes the settings of `Llava.ask` and raises its errors; if one is raised, the
+    conversation stays as it was.
     """
 
     def __init__(self, engine: Engine, image: Any = None, *, forget_oldest: bool = False) -> None:
         self._engine, self.forget_oldest = engine, forget_oldest
-        self._picture = Picture.of(one_picture(image))
+        image = one_picture(image)
+        self._picture = None if image is None else Picture(image)
         self.turns: list[Turn] = []
         self.forgotten = 0
 
@@ -73,9 +77,7 @@ class Chat:
     @property
     def tokens(self) -> int:
         """How many tokens the last prompt and its answer took; 0 before the first."""
-        if not self.turns:
-            return 0
-        answer = self.turns[-1].answer
+        answer = self.turns[-1].answer if self.turns else Answer("")
         return answer.prompt_tokens + answer.tokens
 
     @property
@@ -88,63 +90,38 @@ class Chat:
         history = self._history(check_question(question), self.turns)
         return self._engine.prompt_text(history, int(self._picture is not None))
 
-    def ask(
-        self,
-        question: str,
-        *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        temperature: float = 0.0,
-        top_p: float | None = None,
-        stop: Stop | None = None,
-    ) -> Answer:
+    @takes_settings
+    def ask(self, question: str, settings: Settings) -> Answer:
         """Ask, wait for the answer, and add both to the conversation.
 
-        Settings and errors are those of `Llava.ask`; if one is raised, nothing is added. When
-        the model is full, PromptError says by how much and what to do.
+        When the model is full, PromptError says by how much and what to do.
         """
-        settings = Settings(max_new_tokens, temperature, top_p, stop)
         question = check_question(question)
-        return self._add(question, self._engine.answer(self._prepare(question, settings)))
+        generation = self._prepare(question, self.turns, settings)
+        return self._add(question, self._engine.answer(generation))
 
-    def stream(
-        self,
-        question: str,
-        *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        temperature: float = 0.0,
-        top_p: float | None = None,
-        stop: Stop | None = None,
-    ) -> Iterator[str]:
+    @takes_settings
+    def stream(self, question: str, settings: Settings) -> Iterator[str]:
         """Give the answer in pieces; joined, they are `ask`'s text.
 
         The turn is added at the end. Leaving the loop early ends the answer, and what was
         said by then is added.
         """
-        settings = Settings(max_new_tokens, temperature, top_p, stop)
         question = check_question(question)
-        stream = self._prepare(question, settings)
-        return self._engine.pieces(stream, lambda answer: self._add(question, answer))
+        return self._pieces(question, self._prepare(question, self.turns, settings))
 
-    def go_on(
-        self,
-        *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        temperature: float = 0.0,
-        top_p: float | None = None,
-        stop: Stop | None = None,
-    ) -> Iterator[str]:
+    @takes_settings
+    def go_on(self, settings: Settings) -> Iterator[str]:
         """Go on with an answer that stopped at the limit or was stopped; give the new pieces.
 
         At the end the longer answer takes the place of the last one. Its `seconds` are those
         of going on. Raises PromptError if there is no such answer.
         """
-        settings = Settings(max_new_tokens, temperature, top_p, stop)
         if not self.turns or self.turns[-1].answer.finish == "eos":
             raise PromptError("There is no unfinished answer to go on with: chat.ask(...).")
-        started, turn = time.perf_counter(), self.turns[-1]
-        request = self._request(turn.question, self.turns[:-1], begun=turn.answer.ids)
-        stream = self._stream(request, settings, started)
-        return self._engine.pieces(stream, lambda answer: self._add(turn.question, answer, turn))
+        turn, before = self.turns[-1], self.turns[:-1]
+        generation = self._prepare(turn.question, before, settings, turn.answer.ids)
+        return self._pieces(turn.question, generation, turn)
 
     def undo(self) -> Turn:
         """Take back the last question with its answer, and return them."""
@@ -154,38 +131,32 @@ class Chat:
         self.forgotten = min(self.forgotten, len(self.turns))
         return turn
 
-    def regenerate(
-        self,
-        *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        temperature: float = 0.0,
-        top_p: float | None = None,
-        stop: Stop | None = None,
-    ) -> Answer:
+    @takes_settings
+    def regenerate(self, settings: Settings) -> Answer:
         """Ask the last question again, in place of its answer.
 
-        With temperature 0 the same question gives the same answer; 0.7 gives others. If
-        it fails, the old answer stays. Raises PromptError if nothing has been asked.
+        With temperature 0 the same question gives the same answer; 0.7 gives others. Raises
+        PromptError if nothing has been asked.
         """
-        turn, stream = self._again(Settings(max_new_tokens, temperature, top_p, stop))
-        return self._add(turn.question, self._engine.answer(stream), turn)
+        turn, generation = self._again(settings)
+        return self._add(turn.question, self._engine.answer(generation), turn)
 
-    def stream_again(
-        self,
-        *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        temperature: float = 0.0,
-        top_p: float | None = None,
-        stop: Stop | None = None,
-    ) -> Iterator[str]:
+    @takes_settings
+    def stream_again(self, settings: Settings) -> Iterator[str]:
         """Do as `regenerate`, and give the new answer in pieces."""
-        turn, stream = self._again(Settings(max_new_tokens, temperature, top_p, stop))
-        return self._engine.pieces(stream, lambda answer: self._add(turn.question, answer, turn))
+        turn, generation = self._again(settings)
+        return self._pieces(turn.question, generation, turn)
 
-    def _again(self, settings: Settings) -> tuple[Turn, AnswerStream]:
+    def _again(self, settings: Settings) -> tuple[Turn, Generation]:
         if not self.turns:
             raise PromptError("There is nothing to answer again: ask something first, chat.ask().")
-        return self.turns[-1], self._prepare(self.turns[-1].question, settings, self.turns[:-1])
+        turn = self.turns[-1]
+        return turn, self._prepare(turn.question, self.turns[:-1], settings)
+
+    def _pieces(
+        self, question: str, generation: Generation, old: Turn | None = None
+    ) -> Iterator[str]:
+        return self._engine.pieces(generation, lambda answer: self._add(question, answer, old))
 
     def _add(self, question: str, answer: Answer, old: Turn | None = None) -> Answer:
         """Add a turn, or put it in the place of an old one, if that has not been taken back."""
@@ -200,39 +171,34 @@ class Chat:
         given = [(turn.question, turn.answer.text) for turn in before[self.forgotten :]]
         return [*given, (question, None)]
 
-    def _request(self, question: str, before: list[Turn], begun: tuple[int, ...] = ()) -> Request:
-        history = self._history(question, before)
-        return self._engine.request(self._picture, history, whole=True, begun=begun)
-
     def _prepare(
-        self, question: str, settings: Settings, before: list[Turn] | None = None
-    ) -> AnswerStream:
+        self, question: str, before: list[Turn], settings: Settings, begun: tuple[int, ...] = ()
+    ) -> Generation:
+        """Return what is to be generated, with the oldest turns forgotten if they have to go.
+
+        That is so if the answer would not have the room that it may take; one that is gone on with
+        keeps what it was begun after.
+        """
         started, forgotten = time.perf_counter(), self.forgotten
-        before = self.turns if before is None else before
-        try:
-            request = self._request(question, before)
-            while self._is_short(request, settings) and self.forgotten < len(before):
-                self.forgotten += 1
-                request = self._request(question, before)
-            return self._stream(request, settings, started)
-        except PromptError:
-            self.forgotten = forgotten
-            raise
-
-    def _is_short(self, request: Request, settings: Settings) -> bool:
-        """Whether the oldest turn has to go, so that the answer has the room it may take."""
-        return self.forget_oldest and request.tokens + settings.max_new_tokens > self.context
-
-    def _stream(self, request: Request, settings: Settings, started: float) -> AnswerStream:
-        if request.tokens >= self.context and self.turns and not self.forget_oldest:
-            raise no_room(
-                request.tokens,
-                self.context,
-                "With this question the conversation",
-                "Take turns back, chat.undo(), begin again, llava.chat(image), or let the oldest "
-                "go, llava.chat(image, forget_oldest=True).",
+        while True:
+            history = self._history(question, before)
+            generation = self._engine.prepare(
+                self._picture, history, settings, started, whole=True, begun=begun
             )
-        return self._engine.stream(request, settings, started)
+            has_room = generation.lengths[0] + settings.max_new_tokens <= self.context
+            if has_room or begun or not self.forget_oldest or self.forgotten >= len(before):
+                break
+            self.forgotten += 1
+        if generation.limit:
+            return generation
+        self.forgotten = forgotten
+        if self.turns and not self.forget_oldest:
+            raise generation.no_room(
+                what="With this question the conversation",
+                repair="Take turns back, chat.undo(), begin again, llava.chat(image), or let the "
+                "oldest go, llava.chat(image, forget_oldest=True).",
+            )
+        raise generation.no_room()
 
 
 def one_picture(image: Any) -> Any:
@@ -252,8 +218,7 @@ def one_picture(image: Any) -> Any:
         'side as one; ask about "the left picture", or chat about each on its own.',
         stacklevel=4,  # the line that called Llava.chat()
     )
-    # One after the other, each made small before the next is opened.
-    return side_by_side(_small(open_image(each)) for each in images)
+    return side_by_side(open_image(each) for each in images)
 
 
 def side_by_side(pictures: Iterable[Image.Image]) -> Image.Image:
@@ -262,14 +227,17 @@ def side_by_side(pictures: Iterable[Image.Image]) -> Image.Image:
     The height is that of the highest, at most 672 pixels, and less where the row would be wider
     than 16,384 pixels.
     """
-    pictures = list(pictures)
-    height = min(max(picture.height for picture in pictures), HEIGHT)
+    # One after the other, each made small before the next is opened.
+    pictures = [
+        _at_height(each, min(each.height, HEIGHT, WIDTH * each.height // each.width))
+        for each in pictures
+    ]
     shape = sum(picture.width / picture.height for picture in pictures)  # of the row, per height
-    height = max(min(height, int(WIDTH / shape)), 1)
-    scaled = [_resized(picture, height / picture.height, height) for picture in pictures]
-    gap = max(round(GAP * height), 1)
+    height = min(max(picture.height for picture in pictures), int(WIDTH / shape))
+    scaled = [_at_height(picture, height) for picture in pictures]
+    gap = max(round(GAP * scaled[0].height), 1)
     width = sum(picture.width for picture in scaled) + gap * (len(scaled) - 1)
-    row = Image.new("RGB", (width, height), "white")
+    row = Image.new("RGB", (width, scaled[0].height), "white")
     left = 0
     for picture in scaled:
         row.paste(picture, (left, 0))
@@ -277,12 +245,6 @@ def side_by_side(pictures: Iterable[Image.Image]) -> Image.Image:
     return row
 
 
-def _small(picture: Image.Image) -> Image.Image:
-    """Return the picture no higher and no wider than it can be in a row."""
-    factor = min(HEIGHT / picture.height, WIDTH / picture.width)
-    return picture if factor >= 1 else _resized(picture, factor, round(picture.height * factor))
-
-
-def _resized(picture: Image.Image, factor: float, height: int) -> Image.Image:
-    width = min(max(round(picture.width * factor), 1), WIDTH)
+def _at_height(picture: Image.Image, height: int) -> Image.Image:
+    width = min(max(round(picture.width * height / picture.height), 1), WIDTH)
     return picture.resize((width, max(height, 1)))

@@ -16,15 +16,14 @@ import torch
 from transformers import DynamicCache, LlavaModel
 from transformers.cache_utils import DynamicLayer
 
-from ..sizes import GIB
 from ..vram.free import free_and_total
 
 KeysAndValues = tuple[torch.Tensor, torch.Tensor]
 
-LIMIT_BYTES = 2 * GIB  # of all prefixes together
-HEADROOM_BYTES = GIB // 2  # what one answer takes beside its keys and values
+LIMIT_BYTES = 2**31  # of all prefixes together
+HEADROOM_BYTES = 2**29  # what one answer takes beside its keys and values
 # So little is kept whatever is free: finding that out takes longer than it is worth.
-SMALL_BYTES = GIB // 16
+SMALL_BYTES = 2**26
 
 # What models and `generate` call the keys and values that they are given: "cache" since
 # transformers 5.24, which warns of the older name.
@@ -38,16 +37,6 @@ class Room:
 
     first: int
     most: int
-
-    def for_tokens(self, tokens: int, held: int) -> int:
-        """Return how long a block to make for so many tokens, of which some are held already."""
-        # No room behind the prompt: activations are at their most with it. It moves when they
-        # are gone.
-        if not held:
-            return tokens
-        if tokens <= self.first:
-            return self.first
-        return max(tokens, min(tokens + tokens // 4, self.most))
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -77,7 +66,7 @@ class PreallocatedLayer(DynamicLayer):
         held = self.get_seq_length()
         tokens = held + key_states.shape[-2]
         if not self._fits(tokens, held, key_states):
-            self._make_blocks(self._room.for_tokens(tokens, held), key_states, value_states)
+            self._make_blocks(tokens, held, key_states, value_states)
         for block, states in zip(self._blocks, (key_states, value_states), strict=True):
             block.narrow(-2, held, tokens - held).copy_(states)
         self._filled = tuple(block.narrow(-2, 0, tokens) for block in self._blocks)
@@ -105,11 +94,16 @@ class PreallocatedLayer(DynamicLayer):
         filled = self._filled or (None, None)
         return self.keys is filled[0] and self.values is filled[1]
 
-    def _make_blocks(self, length: int, *states: torch.Tensor) -> None:
+    def _make_blocks(self, tokens: int, held: int, *states: torch.Tensor) -> None:
         """Make blocks and copy what is held; the old keys are gone before the new values come."""
-        self._filled, self._blocks = None, []
-        held = self.get_seq_length()
-        blocks = []
+        # No room behind the prompt: activations are at their most with it. It moves when they
+        # are gone.
+        length = tokens
+        if held and tokens <= self._room.first:
+            length = self._room.first
+        elif held:
+            length = max(tokens, min(tokens + tokens // 4, self._room.most))
+        self._filled, self._blocks, blocks = None, [], []
         for name, new in zip(("keys", "values"), states, strict=True):
             batch, heads, _, width = new.shape
             blocks.append(new.new_empty(batch, heads, length, width))
@@ -153,15 +147,15 @@ def take_layers(cache: DynamicCache, tokens: int) -> list[KeysAndValues]:
 
     The rest of each layer is let go of before the next is copied.
     """
+
+    def alone(tensor: torch.Tensor) -> torch.Tensor:
+        """A copy where the tensor would keep more than itself in memory."""
+        return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+
     return [
-        tuple(_alone(tensor[:, :, :tokens]) for tensor in layer.hand_over())
+        tuple(alone(tensor[:, :, :tokens]) for tensor in layer.hand_over())
         for layer in cache.layers
     ]
-
-
-def _alone(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor, or a copy where it would keep more than itself in memory."""
-    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,14 +185,6 @@ class Prefix:
     def begins(self, other: Prefix) -> bool:
         """Whether `other` starts with all of this."""
         return self.picture == other.picture and self.shared_with(other.ids) == len(self.ids)
-
-    def first(self, tokens: int, room: Room) -> DynamicCache:
-        """Return a cache of its own with the first `tokens` of this, and this room."""
-        return cache_with_room(room, [(k[:, :, :tokens], v[:, :, :tokens]) for k, v in self.layers])
-
-    def handed_over(self, room: Room) -> DynamicCache:
-        """Return a cache with all of this, of which nothing is left here."""
-        return cache_with_room(room, (self.layers.pop(0) for _ in range(len(self.layers))))
 
 
 class PrefixCache:
@@ -242,22 +228,23 @@ class PrefixCache:
         picture and what stands before it: a question then gives the same numbers to the
         last bit, whatever was asked before. At least one token is left to read.
         """
+        limit = len(ids) - 1 if whole else min(picture_end, len(ids) - 1)
         with self._lock:
             found, most = None, 0
             for prefix in self._prefixes:
-                if prefix.picture != picture:
-                    continue
-                shared = min(prefix.shared_with(ids), len(ids) - 1)
-                shared = shared if whole else min(shared, picture_end)
-                if shared >= picture_end and shared > most:
+                is_same = prefix.picture == picture
+                shared = min(prefix.shared_with(ids), limit) if is_same else 0
+                if shared >= max(picture_end, most + 1):
                     found, most = prefix, shared
             if found is None:
                 return cache_with_room(room), 0
             self._prefixes.remove(found)
+            layers = found.layers
             if most == len(found.ids):
-                return found.handed_over(room), most
+                return cache_with_room(room, (layers.pop(0) for _ in range(len(layers)))), most
             self._prefixes.append(found)  # now the most recently used
-            return found.first(most, room), most
+            layers = [(keys[:, :, :most], values[:, :, :most]) for keys, values in layers]
+            return cache_with_room(room, layers), most
 
     def keep(self, prefix: Prefix) -> None:
         """Remember a prefix in place of those that it begins with, up to the limit.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,15 +11,12 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from ..errors import PromptError
-from ..images import open_image
-from ..processor import Spelling
-from ..prompts import DEFAULT_PROMPT, DEFAULT_STYLE, check_question
+from ..prompts import DEFAULT_PROMPT, DEFAULT_STYLE, build, check_question
 from ..vram.free import free_vram
-from .answer import MAX_NEW_TOKENS, Answer, Settings, Stop, shown, whole_number
+from .answer import Answer, Generation, Settings, shown, takes_settings, whole_number
 from .batch import ask_batch
 from .chat import Chat
-from .engine import Engine
-from .kv_cache import PrefixCache
+from .engine import Engine, Picture
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +25,9 @@ if TYPE_CHECKING:
 class Llava:
     """A model with its processor. Made by `load()`.
 
-    `name`, `source` (what `load()` takes to load the same again) and `reason` (why this model) say
-    what was loaded; `engine` runs it.
+    `name`, `source` (what `load()` takes to load the same again), `reason` (why this model) and
+    `quantization` ("4bit", "8bit", or None for unquantised) say what was loaded; `engine` runs it,
+    and `prefixes` is what it has read and remembers.
 
     `ask`, `stream`, `ask_batch` and everything of a `chat` take the same four settings:
 
@@ -49,17 +48,13 @@ class Llava:
         reason: str = "",
         quantization: str | None = None,
         style: str | None = DEFAULT_STYLE,
-        spelling: Spelling | None = None,
+        spelling: Any = None,
     ) -> None:
-        self.name, self.reason, self.source = name, reason, source or name
-        self.engine = Engine(
-            model,
-            processor,
-            name=name,
-            quantization=quantization,
-            style=style,
-            spelling=spelling,
-        )
+        self.name, self.source, self.reason = name, source or name, reason
+        self.quantization = quantization
+        about = {"name": name, "quantization": quantization, "style": style, "spelling": spelling}
+        self.engine = Engine(model, processor, **about)
+        self.prefixes = self.engine.prefixes
 
     def __repr__(self) -> str:
         if self.closed:
@@ -78,28 +73,15 @@ class Llava:
         return None if self.closed else self.engine.processor
 
     @property
-    def quantization(self) -> str | None:
-        """How the language model is stored: "4bit", "8bit", or None for unquantised."""
-        return self.engine.quantization
-
-    @property
     def style(self) -> str | None:
         """The conversation's name, which may be set; None is the model's own chat template."""
         return self.engine.style
 
     @style.setter
     def style(self, name: str | None) -> None:
+        if name is not None:
+            build([("", None)], str(name))  # raises PromptError for a name that is none
         self.engine.style = name
-
-    @property
-    def spelling(self) -> Spelling | None:
-        """How a prompt is written for the tokenizer of an original checkpoint, None for others."""
-        return self.engine.spelling
-
-    @property
-    def prefixes(self) -> PrefixCache:
-        """What the model has read and remembers."""
-        return self.engine.prefixes
 
     @property
     def closed(self) -> bool:
@@ -109,12 +91,12 @@ class Llava:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self.engine.device
+        return self.engine.network.device
 
     @property
     def dtype(self) -> str:
         """What the unquantised parts are stored in and all is computed in, e.g. "float16"."""
-        return str(self.engine.dtype).removeprefix("torch.")
+        return str(self.engine.network.dtype).removeprefix("torch.")
 
     def caption_image(
         self, image_file: Any, prompt: str = DEFAULT_PROMPT, *, max_new_tokens: int = 512
@@ -124,9 +106,9 @@ class Llava:
         `image_file` is anything that `open_image` takes: a path, a URL, bytes, an upload.
         Warns if the answer was cut off at `max_new_tokens`. Raises what `ask` raises.
         """
-        question, most = check_question(prompt), Settings(max_new_tokens).max_new_tokens
-        picture = open_image(image_file)
-        answer = self.ask(picture, question, max_new_tokens=most)
+        settings, question = Settings(max_new_tokens), check_question(prompt)
+        picture, most = Picture(image_file), settings.max_new_tokens
+        answer = self.engine.answer(self._prepare(picture, question, settings))
         if answer.finish == "limit":
             repair = (
                 f"The answer stopped at the limit of {most} tokens; "
@@ -138,54 +120,29 @@ class Llava:
                     f"that is all that {self.name} holds. A shorter prompt leaves more room."
                 )
             warnings.warn(repair, stacklevel=2)
-        return picture, answer.text
+        return picture.image, answer.text
 
-    def ask(
-        self,
-        image: Any,
-        prompt: str,
-        *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        temperature: float = 0.0,
-        top_p: float | None = None,
-        stop: Stop | None = None,
-    ) -> Answer:
+    @takes_settings
+    def ask(self, image: Any, prompt: str, settings: Settings) -> Answer:
         """Ask about a picture (or None: about nothing seen) and wait for the answer.
 
         `image` is anything that `open_image` takes. The settings are those of `Llava`. Raises
         ImageError, PromptError, OutOfVramError or, once closed, ModelError, each with its repair.
         """
-        settings = Settings(max_new_tokens, temperature, top_p, stop)
-        return self.engine.answer(self.engine.prepare(image, prompt, settings))
+        return self.engine.answer(self._prepare(image, prompt, settings))
 
-    def stream(
-        self,
-        image: Any,
-        prompt: str,
-        *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        temperature: float = 0.0,
-        top_p: float | None = None,
-        stop: Stop | None = None,
-    ) -> Iterator[str]:
+    @takes_settings
+    def stream(self, image: Any, prompt: str, settings: Settings) -> Iterator[str]:
         """Give the answer in pieces as it grows; joined, they are `ask`'s text.
 
         Takes what `ask` takes and raises what `ask` raises, the model's own faults
         included. Leaving the loop early ends the answer.
         """
-        settings = Settings(max_new_tokens, temperature, top_p, stop)
-        return self.engine.pieces(self.engine.prepare(image, prompt, settings))
+        return self.engine.pieces(self._prepare(image, prompt, settings))
 
+    @takes_settings
     def ask_batch(
-        self,
-        images: Any,
-        prompts: str | Sequence[str],
-        *,
-        batch_size: int = 8,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        temperature: float = 0.0,
-        top_p: float | None = None,
-        stop: Stop | None = None,
+        self, images: Any, prompts: str | Sequence[str], *, batch_size: int = 8, settings: Settings
     ) -> list[Answer]:
         """Ask about many pictures, `batch_size` at once; the answers are in their order.
 
@@ -198,7 +155,6 @@ class Llava:
         Raises PromptError for lengths that differ, questions that are none, or settings that mean
         nothing.
         """
-        settings = Settings(max_new_tokens, temperature, top_p, stop)
         return ask_batch(self.engine, images, prompts, batch_size, settings)
 
     def chat(self, image: Any = None, *, forget_oldest: bool = False) -> Chat:
@@ -234,3 +190,13 @@ class Llava:
         if number is None:
             raise PromptError(f"images is {shown(images)}; it is how many pictures there are.")
         return self.engine.prompt_text([(prompt, None)], number)
+
+    def _prepare(self, image: Any, prompt: Any, settings: Settings) -> Generation:
+        started = time.perf_counter()
+        question = check_question(prompt)  # first: a picture in its place is told at once
+        if image is not None and not isinstance(image, Picture):
+            image = Picture(image)
+        generation = self.engine.prepare(image, [(question, None)], settings, started)
+        if not generation.limit:
+            raise generation.no_room()
+        return generation

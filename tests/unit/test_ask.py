@@ -10,7 +10,7 @@ from llava_lessons.pictures import SEEDS, scene_of
 from llava_lessons.tiny.questions import describe_scene
 from llava_nb import Answer, ModelError, PromptError, load, open_image
 from llava_nb.inference import engine
-from llava_nb.inference.answer import AnswerStream, Settings
+from llava_nb.inference.answer import Generation, Settings
 from llava_nb.pictures import example_picture
 
 QUESTION = "Describe this picture."
@@ -234,13 +234,13 @@ class Bytes:
 
 
 def stream(limit=100, context=50, prompt=3):
-    made = AnswerStream([prompt], Bytes(), Settings(limit), context, 0.0)
+    made = Generation([prompt], Bytes(), [END], context, Settings(limit), 0.0)
     made.put(torch.ones(1, prompt, dtype=torch.long))
     return made
 
 
 def summed_up(made):
-    return made.answers([END], None)[0]
+    return made.answer(0, None)
 
 
 def feed(made, text):
@@ -254,32 +254,24 @@ def test_the_prompt_is_no_part_of_the_answer():
     assert summed_up(made).text == "hi"
 
 
+def pieces_of(made, text):
+    """What a reader gets while a thread feeds the text."""
+
+    def run():
+        feed(made, text)
+        made.end()
+
+    return list(made.pieces(run))
+
+
 def test_half_a_character_is_held_back():
-    made = stream()
-    made.listen()
-    feed(made, "é!")
-    made.work(made.end)
-    assert list(made.pieces()) == ["é", "!"]
+    assert pieces_of(stream(), "é!") == ["é", "!"]
 
 
 def test_pieces_join_to_the_text_with_spaces_and_lines():
     made = stream()
-    made.listen()
-    feed(made, "  two words\n\nand 한국어  ")
-    made.work(made.end)
-    assert "".join(made.pieces()) == summed_up(made).text == "two words\n\nand 한국어"
-
-
-def test_a_fault_in_the_worker_reaches_the_reader():
-    made = stream()
-    made.listen()
-
-    def fail():
-        raise RuntimeError("the model broke")
-
-    made.work(fail)
-    with pytest.raises(RuntimeError, match="the model broke"):
-        list(made.pieces())
+    pieces = pieces_of(made, "  two words\n\nand 한국어  ")
+    assert "".join(pieces) == summed_up(made).text == "two words\n\nand 한국어"
 
 
 def test_the_limit_is_what_the_context_leaves():
@@ -299,10 +291,6 @@ def test_an_end_on_the_last_token_is_no_cut():
     made = stream(limit=3)
     feed(made, "ab\0")
     assert summed_up(made).finish == "eos"
-
-
-def test_greedy_arguments_name_no_temperature():
-    assert Settings(5).arguments == {"do_sample": False}
 
 
 @pytest.mark.parametrize(
