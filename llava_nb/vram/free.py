@@ -13,6 +13,7 @@ import gc
 import platform
 import sys
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,12 +22,12 @@ from ..catalog import known_models
 from ..errors import OutOfVramError
 from ..machine import own_ram_bytes, ram_bytes
 from ..sizes import format_gib, parameters, shape_of
-from . import open_engines
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 T = TypeVar("T")
+_engines: weakref.WeakKeyDictionary[Any, None] = weakref.WeakKeyDictionary()
 # What libraries say that have no exception of their own for it: torch on a CPU, cuBLAS and cuDNN.
 _WORDS = (
     "CUDA out of memory",
@@ -37,6 +38,16 @@ _WORDS = (
 M_MMAP_THRESHOLD = -3  # of mallopt(3)
 WHILE_LOADING = 2**18  # bytes from which a block is taken from the system
 AFTERWARDS = 32 * 2**20  # the most that glibc itself raises it to
+
+
+def register(engine: Any) -> None:
+    """Note a loaded model's engine; it is not kept alive by that."""
+    _engines[engine] = None
+
+
+def open_engines() -> list[Any]:
+    """Return the engines of the models that are loaded and not closed, the newest last."""
+    return [engine for engine in list(_engines) if not engine.closed]
 
 
 @dataclass(frozen=True)
@@ -128,16 +139,26 @@ def or_out_of_vram(
     """Return what `work` returns; an out-of-memory in it becomes an OutOfVramError.
 
     `doing` is what is under way ("answering"), `steps` gives what to try next, the
-    nearest first. The new error is raised when the old one has gone: as its context the
-    old one would stay, with all its tensors.
+    nearest first. The numbers are those after the memory of the attempt came back.
     """
     try:
         return work()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        failure = out_of_memory(error, doing, device, steps())
-    raise failure
+        choices = [*steps(), "free what else is held, llava_nb.free_vram()"]
+        forget_frames(error)
+    # Only here, when the old error has gone: as the context of the new one it would stay, with all
+    # its tensors.
+    gc.collect()
+    empty_cache()
+    free, total = free_and_total(device)
+    where = "GPU" if str(device).startswith("cuda") else "machine"
+    raise OutOfVramError(
+        f"The {where} ran out of memory while {doing}. The memory of the attempt has been given "
+        f"back: {format_gib(free)} of {format_gib(total)} are free now. "
+        f"Next: {'; or '.join(choices)}."
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -146,26 +167,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
         return True
     return any(words in str(error) for words in _WORDS)
-
-
-def out_of_memory(
-    error: BaseException, doing: str, device: Any, steps: list[str]
-) -> OutOfVramError:
-    """Let go of what `error` holds and return the error to raise in its place.
-
-    The numbers are those after the memory of the attempt came back.
-    """
-    forget_frames(error)
-    gc.collect()
-    empty_cache()
-    free, total = free_and_total(device)
-    where = "GPU" if str(device).startswith("cuda") else "machine"
-    choices = [*steps, "free what else is held, llava_nb.free_vram()"]
-    return OutOfVramError(
-        f"The {where} ran out of memory while {doing}. The memory of the attempt has been given "
-        f"back: {format_gib(free)} of {format_gib(total)} are free now. "
-        f"Next: {'; or '.join(choices)}."
-    )
 
 
 def smaller_steps(

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import ModelError
 from ..machine import own_ram_bytes, ram_bytes
 from ..sizes import CUDA_CONTEXT, GIB, IN_WORDS, WEIGHTS, format_gib, kv_bytes_per_token, shape_of
-from . import open_engines
+from .free import open_engines
 
 # Where a weight belongs, by the start of its name; the rest is the language model.
 _STARTS = {
@@ -230,51 +230,35 @@ def stacked_bar(
     line marks where the whole ends. All text is escaped; screen readers get the
     numbers from the bar's label.
     """
-    rows = [(name, max(count, 0)) for name, count in rows]
-    used = sum(count for _, count in rows)
+    used = sum(max(count, 0) for _, count in rows)
     span = max(used, whole, 1)
-    colours = [f"hsl({HUES[place % len(HUES)]}, 55%, 55%)" for place in range(len(rows))]
-    pieces = [
-        _piece(name, count, 100 * count / span, colour)
-        for (name, count), colour in zip(rows, colours, strict=True)
-    ]
-    legend = [_legend(*row, colour) for row, colour in zip(rows, colours, strict=True)]
-    if whole > used:
-        pieces.append(_piece("free", whole - used, 100 * (whole - used) / span, FREE))
-        legend.append(_legend("free", whole - used, FREE))
-    label = f"{title}: {', '.join(f'{name} {in_gib(count)}' for name, count in rows)}; "
+    label = f"{title}: {', '.join(f'{name} {in_gib(max(count, 0))}' for name, count in rows)}; "
     label += f"{format_gib(used)} of {format_gib(whole)} ({whole_name})"
-    bar = (
+    coloured = [
+        (name, max(count, 0), f"hsl({HUES[place % len(HUES)]}, 55%, 55%)")
+        for place, (name, count) in enumerate(rows)
+    ]
+    if whole > used:
+        coloured.append(("free", whole - used, FREE))
+    pieces = legend = ""
+    for name, count, colour in coloured:
+        name, size, percent = html.escape(name), in_gib(count), 100 * count / span
+        style = f"width: {percent:.2f}%; background: {colour}"
+        pieces += f'<span title="{name}: {size}" style="{style}"></span>'
+        legend += (
+            f'<tr><td style="background: {colour}; width: 1em"></td><td style="text-align: left">'
+            f'{name}</td><td style="text-align: right">{size}</td></tr>'
+        )
+    if used > whole:
+        style = f"position: absolute; top: -0.3em; bottom: -0.3em; left: {100 * whole / span:.2f}%"
+        pieces += (
+            f'<span title="the end of {whole / GIB:.2f} GiB" style="{style}; '
+            'border-left: 3px solid"></span>'
+        )
+    return (
+        f"<div><b>{html.escape(title)}</b></div>"
         f'<div role="img" aria-label="{html.escape(label)}" style="position: relative; '
-        'display: flex; height: 1.6em; max-width: 48em; margin: 0.4em 0; outline: 1px solid">'
-        f"{''.join(pieces)}{_mark(whole, used, span)}</div>"
-    )
-    return (
-        f"<div><b>{html.escape(title)}</b></div>{bar}<div>{html.escape(note)}</div>"
-        f'<table style="margin-left: 0; color: inherit">{"".join(legend)}</table>'
-    )
-
-
-def _piece(name: str, count: int, percent: float, colour: str) -> str:
-    about = html.escape(f"{name}: {in_gib(count)}")
-    return f'<span title="{about}" style="width: {percent:.2f}%; background: {colour}"></span>'
-
-
-def _mark(whole: int, used: int, span: int) -> str:
-    if used <= whole:
-        return ""
-    place = f"left: {100 * whole / span:.2f}%"
-    about = f"the end of {whole / GIB:.2f} GiB"
-    return (
-        f'<span title="{about}" style="position: absolute; top: -0.3em; bottom: -0.3em; '
-        f'{place}; border-left: 3px solid"></span>'
-    )
-
-
-def _legend(name: str, count: int, colour: str) -> str:
-    swatch = f'<td style="background: {colour}; width: 1em"></td>'
-    cell = '<td style="text-align: {}">{}</td>'
-    return (
-        f"<tr>{swatch}{cell.format('left', html.escape(name))}"
-        f"{cell.format('right', in_gib(count))}</tr>"
+        "display: flex; height: 1.6em; max-width: 48em; margin: 0.4em 0; outline: 1px solid"
+        f'">{pieces}</div><div>{html.escape(note)}</div>'
+        f'<table style="margin-left: 0; color: inherit">{legend}</table>'
     )

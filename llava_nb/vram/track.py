@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ from ..sizes import GIB, format_gib
 
 if TYPE_CHECKING:
     import numpy
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 INTERVAL_SECONDS = 0.005
@@ -53,7 +52,7 @@ class Track:
         )
 
 
-class VramLog:
+class VramLog(Sequence):
     """The tracks of a session, in the order in which they ended; `log[0]`, `len(log)`, loops.
 
     `str()` is a table, `plot()` a timeline.
@@ -69,9 +68,6 @@ class VramLog:
             raise LlavaNbError(f"A VramLog keeps what track_vram(...) measured, not {kind}.")
         self._tracks.append(track)
 
-    def __iter__(self) -> Iterator[Track]:
-        return iter(tuple(self._tracks))
-
     def __len__(self) -> int:
         return len(self._tracks)
 
@@ -79,13 +75,12 @@ class VramLog:
         return self._tracks[place]
 
     def __str__(self) -> str:
-        if not self._tracks:
+        tracks = sorted(self, key=lambda track: track.started)
+        if not tracks:
             return "Nothing tracked yet. Write: with track_vram('load'): ..."
-        tracks = sorted(self._tracks, key=lambda track: track.started)
         labels = ["  " * track.depth + track.label for track in tracks]
         width = max(12, *(len(label) + 2 for label in labels))
-        head = f"{tracks[0].memory:<{width}}{'start':>12}{'peak':>12}{'end':>12}{'seconds':>10}"
-        lines = [head]
+        lines = [f"{tracks[0].memory:<{width}}{'start':>12}{'peak':>12}{'end':>12}{'seconds':>10}"]
         for label, track in zip(labels, tracks, strict=True):
             counts = (track.start_bytes, track.peak_bytes, track.end_bytes)
             numbers = "".join(f"{format_gib(count):>12}" for count in counts)
@@ -97,15 +92,21 @@ class VramLog:
 
         The line in a box goes from what was held at the start to what was held at the end.
         """
-        tracks = sorted(self._tracks, key=lambda track: track.started)
-        known = [track for track in tracks if track.peak_bytes is not None]
+        known = [track for track in self if track.peak_bytes is not None]
+        known.sort(key=lambda track: track.started)
         figure, ((axes,),) = closed_figure((8, 3.5))
-        zero = min((track.started for track in known), default=0.0)
+        zero = known[0].started if known else 0.0
         end = max((track.started + track.seconds - zero for track in known), default=1.0)
         highest = max((track.peak_bytes for track in known), default=0) / GIB
         for number, track in enumerate(known):
+            left, indent, colour = track.started - zero, "  " * track.depth, f"C{number % 10}"
             width = max(track.seconds, end / 200)  # or a short one could not be seen
-            _box(axes, track, track.started - zero, width, f"C{number % 10}")
+            peak, line = track.peak_bytes / GIB, (track.start_bytes / GIB, track.end_bytes / GIB)
+            axes.bar(left, peak, width, align="edge", color=colour, alpha=0.25, edgecolor=colour)
+            axes.plot([left, left + width], line, color=colour, linewidth=2)
+            text = f"{indent}{track.label}\n{indent}{peak:.2f} GiB"
+            place = {"xytext": (2, 2), "textcoords": "offset points"}
+            axes.annotate(text, (left, peak), **place, fontsize=8, parse_math=False)
         memory = known[0].memory if known else "memory"
         axes.set_xlim(0, end * 1.02 or 1.0)
         axes.set_ylim(0, highest * 1.25 or 1.0)  # room above for the labels
@@ -113,18 +114,6 @@ class VramLog:
         axes.set_ylabel(f"GiB of {memory}")
         axes.set_title(f"Peak of {memory}" if known else "Nothing tracked yet")
         return figure
-
-
-def _box(axes: Axes, track: Track, left: float, width: float, colour: str) -> None:
-    start, peak, end = (
-        count / GIB for count in (track.start_bytes, track.peak_bytes, track.end_bytes)
-    )
-    axes.bar(left, peak, width, align="edge", color=colour, alpha=0.25, edgecolor=colour)
-    axes.plot([left, left + width], [start, end], color=colour, linewidth=2)
-    text = f"{'  ' * track.depth}{track.label}\n{'  ' * track.depth}{peak:.2f} GiB"
-    axes.annotate(
-        text, (left, peak), (2, 2), textcoords="offset points", fontsize=8, parse_math=False
-    )
 
 
 def closed_figure(
@@ -188,9 +177,9 @@ def track_vram(
 
 @contextlib.contextmanager
 def _tracking(label: str, log: VramLog) -> Iterator[Tracking]:
-    peak, depth = peak_here(), len(_open)
+    depth = len(_open)
     with contextlib.ExitStack() as ending:
-        ending.enter_context(peak)
+        peak = ending.enter_context(_peak_here())
         tracking = Tracking(label, peak.start)
         _open.append(tracking)
         started = time.perf_counter()
@@ -205,113 +194,94 @@ def _tracking(label: str, log: VramLog) -> Iterator[Tracking]:
             log.add(tracking.result)
 
 
-# torch keeps one peak for each GPU, and setting it back loses what was there. So all peaks that are
-# under way are listed here, and before one of them sets torch's peak back, the others get it. They
-# may lie within each other or overlap, in any threads.
-_lock = threading.RLock()
-_measuring: list[Peak] = []
-
-
+@dataclass(eq=False)
 class Peak:
-    """The most that torch had allocated on some GPUs: `with Peak((0,)) as peak: ...`.
+    """The most memory in use in a stretch, known at its end; None is unknown."""
 
-    `start`, `end` and `highest` are bytes, of all its GPUs together. Without any GPU
-    all of them are None, and nothing is measured.
-    """
-
-    memory = "VRAM"
-
-    def __init__(self, devices: tuple[int, ...]) -> None:
-        self.devices = devices
-        self.start: int | None = None
-        self.end: int | None = None
-        self._highest: dict[int, int] = {}
-
-    @property
-    def highest(self) -> int | None:
-        """The most that was allocated, as far as is known by now."""
-        return sum(self._highest.values()) if self._highest else None
-
-    def __enter__(self) -> Peak:
-        if self.devices:
-            import torch
-
-            torch.cuda.init()  # before it, torch knows no peak to set back
-            with _lock:
-                self._hand_over()
-                for device in self.devices:
-                    torch.cuda.reset_peak_memory_stats(device)
-                self.start = self._now()
-                _measuring.append(self)
-        return self
-
-    def __exit__(self, *fault: object) -> None:
-        if self.devices:
-            with _lock:
-                self._hand_over()
-                _measuring.remove(self)
-                self.end = self._now()
-
-    def _now(self) -> int:
-        import torch
-
-        return sum(torch.cuda.memory_allocated(device) for device in self.devices)
-
-    @staticmethod
-    def _hand_over() -> None:
-        """Give torch's peaks, as they stand, to all that are under way."""
-        import torch
-
-        for peak in _measuring:
-            for device in peak.devices:
-                highest = torch.cuda.max_memory_allocated(device)
-                peak._highest[device] = max(peak._highest.get(device, 0), highest)
+    memory: str  # "VRAM" or "RAM"
+    start: int | None = None
+    end: int | None = None
+    highest: int | None = None
 
 
-class RamPeak:
-    """The most RAM of this process, its own alone, read by a thread every few milliseconds.
-
-    Has what `Peak` has. All is None where RAM is unknown.
-    """
-
-    memory = "RAM"
-
-    def __init__(self) -> None:
-        self.start = self.end = self.highest = None
-        self._process = psutil.Process()
-        self._ended = threading.Event()
-
-    def __enter__(self) -> RamPeak:
-        self.start = self.highest = own_ram_bytes(self._process)[0]
-        if self.start is not None:
-            self._thread = threading.Thread(target=self._watch, daemon=True)
-            self._thread.start()
-        return self
-
-    def __exit__(self, *fault: object) -> None:
-        if self.start is not None:
-            self._ended.set()
-            self._thread.join()
-            self.end = self._read()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(INTERVAL_SECONDS):
-            self._read()
-
-    def _read(self) -> int:
-        now = own_ram_bytes(self._process)[0] or 0
-        self.highest = max(self.highest or 0, now)
-        return now
+def peak_on(device: Any) -> contextlib.AbstractContextManager[Peak]:
+    """Measure the peak of one torch device; of a CPU nothing is measured."""
+    if device.type != "cuda":
+        return contextlib.nullcontext(Peak("VRAM"))
+    return _peak_on_gpus((device.index or 0,))
 
 
-def peak_on(device: Any) -> Peak:
-    """Return a `Peak` of one torch device, which measures nothing on a CPU."""
-    return Peak((device.index or 0,) if device.type == "cuda" else ())
-
-
-def peak_here() -> Peak | RamPeak:
-    """Return a peak of all GPUs that torch can use, or of the RAM without one."""
+def _peak_here() -> contextlib.AbstractContextManager[Peak]:
+    """Measure the peak of all GPUs that torch can use, or of the RAM without one."""
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return Peak(tuple(range(count))) if count else RamPeak()
+    return _peak_on_gpus(range(count)) if count else _peak_in_ram()
+
+
+# torch keeps one peak for each GPU, and setting it back loses what was there. So the peaks that are
+# under way are listed here, by GPU, and before one of them sets torch's back, the others get it.
+# They may lie within each other or overlap, in any threads.
+_lock = threading.RLock()
+_measuring: list[dict[int, int]] = []
+
+
+@contextlib.contextmanager
+def _peak_on_gpus(devices: Sequence[int]) -> Iterator[Peak]:
+    """Measure the most that torch has allocated on some GPUs, all of them together."""
+    import torch
+
+    def allocated() -> int:
+        return sum(torch.cuda.memory_allocated(device) for device in devices)
+
+    def hand_over() -> None:
+        """Give torch's peaks, as they stand, to all that are under way."""
+        for highest in _measuring:
+            for device in highest:
+                reading = torch.cuda.max_memory_allocated(device)
+                highest[device] = max(highest[device], reading)
+
+    torch.cuda.init()  # before it, torch knows no peak to set back
+    peak, highest = Peak("VRAM"), dict.fromkeys(devices, 0)
+    with _lock:
+        hand_over()
+        for device in devices:
+            torch.cuda.reset_peak_memory_stats(device)
+        peak.start = allocated()
+        _measuring.append(highest)
+    try:
+        yield peak
+    finally:
+        with _lock:
+            hand_over()
+            # By identity: equal readings are not the same stretch.
+            _measuring[:] = [each for each in _measuring if each is not highest]
+            peak.end, peak.highest = allocated(), sum(highest.values())
+
+
+@contextlib.contextmanager
+def _peak_in_ram() -> Iterator[Peak]:
+    """Measure the most RAM of this process, its own alone, read by a thread."""
+    peak, process, ended = Peak("RAM"), psutil.Process(), threading.Event()
+
+    def read() -> int | None:
+        now = own_ram_bytes(process)[0]
+        if now is not None:
+            peak.highest = max(peak.highest or 0, now)
+        return now
+
+    def watch() -> None:
+        while not ended.wait(INTERVAL_SECONDS):
+            read()
+
+    peak.start = read()
+    watcher = threading.Thread(target=watch, daemon=True)
+    if peak.start is not None:
+        watcher.start()
+    try:
+        yield peak
+    finally:
+        if peak.start is not None:
+            ended.set()
+            watcher.join()
+            peak.end = read()

@@ -23,7 +23,7 @@ from llava_nb import ModelError, OutOfVramError, free_vram, load
 from llava_nb.catalog import find
 from llava_nb.sizes import GIB
 from llava_nb.vram import free
-from llava_nb.vram.free import is_out_of_memory, or_out_of_vram, out_of_memory, smaller_steps
+from llava_nb.vram.free import or_out_of_vram, smaller_steps
 
 ROOT = Path(__file__).parents[2]
 linux_only = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
@@ -60,35 +60,21 @@ def run_cells(*cells):
     )
 
 
-@pytest.mark.parametrize(
-    "cells",
-    [
-        [FAILS.format(error="ValueError"), "work()", AGAIN],
-        [FAILS.format(error="ValueError"), "work()", "1 + 1", AGAIN],
-        [FAILS.format(error="KeyboardInterrupt"), "work()", AGAIN],
-        [FAILS.format(error="ValueError(tensor)"), "work()", AGAIN],
-        [
-            FAILS.format(error="ValueError"),
-            "try:\n    work()\nexcept ValueError:\n    raise KeyError",
-            AGAIN,
-        ],
-        [
-            FAILS.format(error="ValueError"),
-            "try:\n    work()\nexcept ValueError as error:\n    raise KeyError from error",
-            AGAIN,
-        ],
-    ],
-    ids=[
-        "next cell",
-        "a cell later",
-        "interrupted",
-        "in the error",
-        "in its handling",
-        "its cause",
-    ],
-)
-def test_what_a_failed_cell_held_is_freed_in_the_next(cells):
-    done = run_cells(*cells)
+CAUGHT = "try:\n    work()\nexcept ValueError as error:\n    raise KeyError"
+WAYS = {
+    "next cell": ("ValueError", ["work()"]),
+    "a cell later": ("ValueError", ["work()", "1 + 1"]),
+    "interrupted": ("KeyboardInterrupt", ["work()"]),
+    "in the error": ("ValueError(tensor)", ["work()"]),
+    "in its handling": ("ValueError", [CAUGHT]),
+    "its cause": ("ValueError", [f"{CAUGHT} from error"]),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_failed_cell_held_is_freed_in_the_next(way):
+    error, cells = WAYS[way]
+    done = run_cells(FAILS.format(error=error), *cells, AGAIN)
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "freed", done.stdout
 
 
@@ -189,46 +175,37 @@ def test_what_nobody_knows_is_unknown(monkeypatch):
     assert str(free_vram()) == "unknown of RAM came back; unknown of unknown are free."
 
 
-class Once:
-    """In place of `generate`: takes a tensor, then fails, the first time only."""
-
-    def __init__(self, real, error):
-        self.real, self.error, self.held = real, error, None
-
-    def __call__(self, **arguments):
-        if self.held is not None:
-            return self.real(**arguments)
-        tensor = torch.zeros(1000)
-        self.held = weakref.ref(tensor)
-        raise self.error
-
-
 @pytest.fixture(params=["ask", "stream"])
 def failing(request, tiny, picture, monkeypatch):
-    """(generate, a call that fails the first time) of a model whose memory runs out once."""
-    generate = Once(tiny.model.generate, torch.OutOfMemoryError("CUDA out of memory."))
+    """(a list for what is held, a call that fails the first time): memory runs out once."""
+    real, held = tiny.model.generate, []
+
+    def generate(**arguments):
+        if held:
+            return real(**arguments)
+        tensor = torch.zeros(1000)
+        held.append(weakref.ref(tensor))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
     monkeypatch.setattr(tiny.model, "generate", generate)
     calls = {
         "ask": lambda: tiny.ask(picture, "Describe this picture.", max_new_tokens=40).text,
-        "stream": lambda: "".join(
-            tiny.stream(picture, "Describe this picture.", max_new_tokens=40)
-        ),
+        "stream": lambda: list(tiny.stream(picture, "Describe this picture.", max_new_tokens=40)),
     }
-    return generate, calls[request.param]
+    return held, calls[request.param]
 
 
 def test_after_an_out_of_memory_the_tensors_are_gone(failing):
-    generate, call = failing
+    held, call = failing
     try:
         call()
     except OutOfVramError as error:
         kept = error  # as a notebook keeps it
     free_vram()
-    assert generate.held() is None
-    assert kept.__context__ is None and kept.__cause__ is None
+    assert held[0]() is None and kept.__context__ is None and kept.__cause__ is None
 
 
-def test_after_an_out_of_memory_the_next_question_is_answered(failing, tiny, picture):
+def test_after_an_out_of_memory_the_next_question_is_answered(failing):
     _, call = failing
     with pytest.raises(OutOfVramError):
         call()
@@ -267,12 +244,32 @@ def test_the_message_has_the_numbers_and_the_next_thing_to_try(failing, monkeypa
     )
 
 
-def test_on_a_gpu_the_numbers_are_the_gpus(monkeypatch):
+def runs_out(error):
+    """The error in place of an out-of-memory on a GPU of a few lines."""
+
+    def fail():
+        raise error
+
+    with pytest.raises(OutOfVramError) as info:
+        or_out_of_vram(fail, "answering", torch.device("cuda:0"), list)
+    return str(info.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: out of memory"),
+        MemoryError(),
+    ],
+)
+def test_every_way_to_run_out_of_memory_is_known_and_has_the_gpus_numbers(error, monkeypatch):
     fake = install(monkeypatch, FakeCuda())
     fake.allocate(2 * GIB)
     fake.free(GIB)
-    error = out_of_memory(torch.OutOfMemoryError(), "answering", torch.device("cuda:0"), [])
-    assert str(error).startswith(
+    assert runs_out(error).startswith(
         "The GPU ran out of memory while answering. The memory of the attempt has been given "
         "back: 15.00 GiB of 16.00 GiB are free now."
     )
@@ -302,26 +299,14 @@ def test_13b_has_7b_as_the_smaller_one_and_7b_has_tiny():
     ]
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        RuntimeError("CUDA error: out of memory"),
-        MemoryError(),
-    ],
-)
-def test_every_way_to_run_out_of_memory_is_known(error):
-    assert is_out_of_memory(error)
-
-
-def test_another_fault_is_passed_on_as_it_is():
+@pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), ModelError("out of memory")])
+def test_another_fault_is_passed_on_as_it_is(error):
     def fail():
-        raise RuntimeError("shape mismatch")
+        raise error
 
-    with pytest.raises(RuntimeError, match="shape mismatch"):
+    with pytest.raises(type(error)) as info:
         or_out_of_vram(fail, "answering", "cpu", list)
+    assert info.value is error
 
 
 def test_torch_on_a_cpu_says_it_in_the_words_that_are_looked_for():
@@ -329,23 +314,26 @@ def test_torch_on_a_cpu_says_it_in_the_words_that_are_looked_for():
         or_out_of_vram(lambda: torch.empty(2**56), "trying", "cpu", list)
 
 
-def test_our_own_errors_are_no_out_of_memory():
-    def fail():
-        raise ModelError("CUDA out of memory")
-
-    with pytest.raises(ModelError):
-        or_out_of_vram(fail, "loading", "cpu", list)
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has this setting")
-def test_what_is_freed_leaves_the_process():
-    """Blocks of 8 MiB freed between small ones that stay: the heap would keep them."""
-    program = """
-import torch
-from llava_nb.vram.free import large_blocks_apart
+# How much memory of its own the process has, in KiB, before and after something.
+ANONYMOUS = """
 def anonymous():
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+"""
+glibc_only = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has it")
+
+
+def printed_mib(program):
+    command = [sys.executable, "-c", ANONYMOUS + program]
+    return int(subprocess.run(command, capture_output=True, text=True).stdout) / 1024
+
+
+@glibc_only
+def test_what_is_freed_leaves_the_process():
+    """Blocks of 8 MiB freed between small ones that stay: the heap would keep them."""
+    left = printed_mib("""
+import torch
+from llava_nb.vram.free import large_blocks_apart
 first = torch.ones(6 * 2**20); del first  # raises glibc's threshold to 24 MiB
 with large_blocks_apart():
     before, kept = anonymous(), []
@@ -354,25 +342,18 @@ with large_blocks_apart():
         kept.append(torch.ones(60_000))
         del large
     print(anonymous() - before)
-"""
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    left = int(run.stdout) / 1024
+""")
     assert left < 60, f"{left:.0f} MiB stayed, of which 5 are in use"
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone can be asked for it")
+@glibc_only
 def test_holes_in_the_heap_are_given_back():
-    program = """
-from llava_nb.vram.free import give_back_holes
-def anonymous():
-    lines = open("/proc/self/status").read().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+    back = printed_mib("""
+import llava_nb
 blocks = [b"x" * 100_000 for _ in range(1000)]  # each below the size that is taken apart
 del blocks[:-1]  # the last one holds the heap's end
 before = anonymous()
-give_back_holes()
+llava_nb.free_vram()
 print(before - anonymous())
-"""
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    back = int(run.stdout) / 1024
+""")
     assert back > 60, f"{back:.0f} of 95 MiB came back"
