@@ -1,8 +1,7 @@
 """A conversation about one picture, which the model reads once.
 
-Each question is asked with everything said before it, as the model was trained; what the model
-has read of that is kept by the engine. A conversation is only its text and its picture: taking
-a turn back, or going on with another conversation in between, needs no care.
+Each question is asked with everything said before it; what the model has read of that is kept by
+the engine. So a conversation is only its text and its picture, and a turn is taken back at no cost.
 """
 
 from __future__ import annotations
@@ -104,8 +103,7 @@ class Chat:
     def stream(self, question: str, settings: Settings) -> Iterator[str]:
         """Give the answer in pieces; joined, they are `ask`'s text.
 
-        The turn is added at the end. Leaving the loop early ends the answer, and what was
-        said by then is added.
+        The turn is added at the end. Leaving the loop early ends the answer and adds it so far.
         """
         question = check_question(question)
         return self._pieces(question, self._prepare(question, self.turns, settings))
@@ -156,7 +154,8 @@ class Chat:
     def _pieces(
         self, question: str, generation: Generation, old: Turn | None = None
     ) -> Iterator[str]:
-        return self._engine.pieces(generation, lambda answer: self._add(question, answer, old))
+        answer = self._engine.answer
+        return generation.pieces(lambda: self._add(question, answer(generation), old))
 
     def _add(self, question: str, answer: Answer, old: Turn | None = None) -> Answer:
         """Add a turn, or put it in the place of an old one, if that has not been taken back."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -143,15 +143,18 @@ class Engine:
         A picture that the model remembers is not made into pixels again unless it has to be.
         Raises PromptError.
         """
-        text, token = (
-            self.prompt_text(turns, int(picture is not None)),
-            self.network.config.image_token_id,
-        )
+        text = self.prompt_text(turns, int(picture is not None))
+        token = self.network.config.image_token_id
         images = [] if picture is None else [picture.image]
         fingerprint = None if picture is None else picture.fingerprint
         known, end = self.prefixes.picture_tokens(fingerprint, token), 0
         # At most once: now, or later if what it remembered is gone by then.
         read = functools.cache(lambda: encode(self.processor, images, [text], self.spelling))
+
+        def see() -> dict[str, Any]:
+            inputs = read().to(self.network.device, self.network.dtype)  # which casts pixels alone
+            return {name: value for name, value in inputs.items() if name not in _TEXT}
+
         if known is None:
             ids = read()["input_ids"]
         else:
@@ -167,7 +170,7 @@ class Engine:
             begun=begun,
             picture=fingerprint,
             picture_end=end,
-            see=lambda: self._pixels(read()),
+            see=see,
             whole=whole,
         )
 
@@ -175,15 +178,6 @@ class Engine:
         """Generate one answer until the end, the limit or the stop. Raises OutOfVramError."""
         peak = self.guarded(lambda: self._answer(generation), generation.limit)
         return generation.answer(0, peak.highest)
-
-    def pieces(
-        self, generation: Generation, keep: Callable[[Answer], Any] = lambda answer: None
-    ) -> Iterator[str]:
-        """Yield an answer's text as it grows, made in a thread; raise whatever goes wrong there.
-
-        `keep` is given the answer, before the last piece is read.
-        """
-        return generation.pieces(lambda: keep(self.answer(generation)))
 
     def answer_batch(
         self,
@@ -271,7 +265,8 @@ class Engine:
         room = self.room_for_batch(rows, padded, generation.limit)
         with torch.inference_mode():
             cache = cache_for_batch(self.network, rows, room)
-            self._generate(self._on_device(inputs), cache, generation)
+            there = inputs.to(self.network.device, self.network.dtype)
+            self._generate(there, cache, generation)
 
     def _generate(self, inputs: Any, cache: DynamicCache, generation: Generation) -> None:
         def enough(ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
@@ -289,10 +284,9 @@ class Engine:
         )
 
     def room_for_batch(self, rows: int, padded: int, limit: int) -> Room:
-        """Return room for the longest answers that are allowed, or for short ones.
+        """Return room for the longest answers that are allowed; if it is not free, for short ones.
 
-        Blocks that are full are made anew, which takes time, and memory for both. But room for the
-        longest answer in every row may be more than is free, and answers end before.
+        Blocks that are full are made anew, which takes time, and memory for both.
         """
         shape, size = shape_of(self.network.config), self.network.dtype.itemsize
         question = max(padded - shape.image_tokens, 0)
@@ -302,10 +296,3 @@ class Engine:
         free = free_bytes(self.network.device)
         is_free = free is None or UNUSED * needed <= free
         return Room(padded + (limit if is_free else min(limit, SHORT_ANSWER)), padded + limit)
-
-    def _on_device(self, inputs: Any) -> Any:
-        return inputs.to(self.network.device, self.network.dtype)  # which casts pixels alone
-
-    def _pixels(self, inputs: Any) -> dict[str, Any]:
-        """Return what of a processor's output the vision tower is given."""
-        return {k: v for k, v in self._on_device(inputs).items() if k not in _TEXT}

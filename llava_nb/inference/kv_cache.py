@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -42,16 +42,23 @@ class Room:
 class PreallocatedLayer(DynamicLayer):
     """The keys and values of one layer, at the front of blocks with room for the answer.
 
-    Both are (batch, heads, tokens, size of a head). transformers' own layer makes them anew, one
-    token longer, at every step: it copies all of them for each token, and on a GPU leaves blocks
-    that are too short for the next; after 1,024 tokens of a 13B more lies there unused than is in
-    use. Attention is given the filled part, so the numbers are the same.
+    transformers' own layer makes them anew, one token longer, at every step: it copies all of them
+    for each token, and on a GPU leaves blocks that are too short for the next; after 1,024 tokens
+    of a 13B more lies there unused than is in use. Attention is given the filled part, so the
+    numbers are the same.
+
+    `held` is what it begins with, `blocks` are used while they are long enough: one of each for
+    keys and one for values, (batch, heads, tokens, size of a head).
     """
 
-    def __init__(self, room: Room, held: KeysAndValues | None = None) -> None:
+    def __init__(
+        self,
+        room: Room,
+        held: KeysAndValues | None = None,
+        blocks: Sequence[torch.Tensor] = (),
+    ) -> None:
         super().__init__()
-        self._room = room
-        self._blocks: list[torch.Tensor] = []
+        self._room, self._blocks = room, list(blocks)
         self._filled: KeysAndValues | None = None
         if held is not None:
             self.lazy_initialization(*held)
@@ -81,18 +88,14 @@ class PreallocatedLayer(DynamicLayer):
         self.is_initialized = False
         return pair
 
-    def take(self, blocks: list[torch.Tensor]) -> None:
-        """Use these blocks, one for keys and one for values, while they are long enough."""
-        self._blocks = blocks
-
     def _fits(self, tokens: int, held: int, states: torch.Tensor) -> bool:
         """Whether what is held is in the blocks, as this left it, and so many tokens fit."""
         if not self._blocks or self._blocks[0].shape[-2] < tokens:
             return False
         if not held:
             return self._blocks[0].shape[:2] == states.shape[:2]
-        filled = self._filled or (None, None)
-        return self.keys is filled[0] and self.values is filled[1]
+        keys, values = self._filled or (None, None)
+        return self.keys is keys and self.values is values
 
     def _make_blocks(self, tokens: int, held: int, *states: torch.Tensor) -> None:
         """Make blocks and copy what is held; the old keys are gone before the new values come."""
@@ -114,10 +117,7 @@ class PreallocatedLayer(DynamicLayer):
 
 
 def cache_with_room(room: Room, layers: Iterable[KeysAndValues] = ()) -> DynamicCache:
-    """Return a cache whose layers have this room.
-
-    `layers` are keys and values to begin with, a pair for each layer, or none at all.
-    """
+    """Return a cache whose layers have this room, and each its pair of `layers` to begin with."""
     cache = DynamicCache()
     cache.layers = [PreallocatedLayer(room, pair) for pair in layers]
     cache.layer_class_to_replicate = partial(PreallocatedLayer, room)
@@ -134,11 +134,10 @@ def cache_for_batch(network: Any, rows: int, room: Room) -> DynamicCache:
     heads = text.num_attention_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // heads
     shape = (rows, getattr(text, "num_key_value_heads", None) or heads, room.first, width)
-    cache = cache_with_room(room)
+    block = partial(torch.empty, shape, dtype=network.dtype, device=network.device)
+    cache = DynamicCache()
     for _ in range(text.num_hidden_layers):
-        layer = cache.layer_class_to_replicate()
-        layer.take([torch.empty(shape, dtype=network.dtype, device=network.device) for _ in "kv"])
-        cache.layers.append(layer)
+        cache.layers.append(PreallocatedLayer(room, blocks=(block(), block())))
     return cache
 
 
@@ -160,17 +159,12 @@ def take_layers(cache: DynamicCache, tokens: int) -> list[KeysAndValues]:
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """The keys and values of the tokens that a prompt begins with, one pair a layer.
+    """The keys and values of the tokens that a prompt begins with."""
 
-    `ids` is (tokens,), on the CPU. `picture` is the fingerprint of the picture in it, None
-    without one; the picture's last token stands before `picture_end`. Keys and values are
-    (1, heads, tokens, size of a head).
-    """
-
-    ids: torch.Tensor
-    picture: bytes | None
-    picture_end: int
-    layers: list[KeysAndValues]
+    ids: torch.Tensor  # (tokens,), on the CPU
+    picture: bytes | None  # the fingerprint of the picture in it
+    picture_end: int  # the picture's last token stands before it
+    layers: list[KeysAndValues]  # each (1, heads, tokens, size of a head)
 
     @property
     def nbytes(self) -> int:
@@ -212,7 +206,7 @@ class PrefixCache:
         """What all of them take in memory."""
         return sum(prefix.nbytes for prefix in self)
 
-    def picture_tokens(self, picture: bytes, image_token: int) -> int | None:
+    def picture_tokens(self, picture: bytes | None, image_token: int) -> int | None:
         """Return as how many tokens a picture was read, None if it is not remembered."""
         for prefix in self:
             if prefix.picture == picture:

@@ -113,12 +113,10 @@ class Llava:
             repair = (
                 f"The answer stopped at the limit of {most} tokens; "
                 f"caption_image(..., max_new_tokens={2 * most}) gives it more room."
+                if answer.tokens >= most
+                else f"The answer stopped after {answer.tokens} tokens: with picture and prompt "
+                f"that is all that {self.name} holds. A shorter prompt leaves more room."
             )
-            if answer.tokens < most:  # then it was not the limit
-                repair = (
-                    f"The answer stopped after {answer.tokens} tokens: with picture and prompt "
-                    f"that is all that {self.name} holds. A shorter prompt leaves more room."
-                )
             warnings.warn(repair, stacklevel=2)
         return picture.image, answer.text
 
@@ -138,7 +136,8 @@ class Llava:
         Takes what `ask` takes and raises what `ask` raises, the model's own faults
         included. Leaving the loop early ends the answer.
         """
-        return self.engine.pieces(self._prepare(image, prompt, settings))
+        generation = self._prepare(image, prompt, settings)
+        return generation.pieces(lambda: self.engine.answer(generation))
 
     @takes_settings
     def ask_batch(

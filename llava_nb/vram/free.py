@@ -29,12 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _engines: weakref.WeakKeyDictionary[Any, None] = weakref.WeakKeyDictionary()
 # What libraries say that have no exception of their own for it: torch on a CPU, cuBLAS and cuDNN.
-_WORDS = (
-    "CUDA out of memory",
-    "CUDA error: out of memory",
-    "DefaultCPUAllocator",
-    "STATUS_ALLOC_FAILED",
-)
+_WORDS = ("CUDA out of memory", "CUDA error: out of memory", "DefaultCPUAllocator", "ALLOC_FAILED")
 M_MMAP_THRESHOLD = -3  # of mallopt(3)
 WHILE_LOADING = 2**18  # bytes from which a block is taken from the system
 AFTERWARDS = 32 * 2**20  # the most that glibc itself raises it to
@@ -85,17 +80,13 @@ def free_vram() -> FreedVram:
         engine.prefixes.clear()
     gc.collect()
     empty_cache()
-    give_back_holes()
+    _glibc("malloc_trim", 0)  # the holes in the heap, also between blocks in use
     _, allocated_now, reserved_now = _held()
     free, total = free_and_total("cuda" if memory == "VRAM" else "cpu")
-    unknown = None in (allocated, allocated_now)
-    return FreedVram(
-        memory=memory,
-        allocated_bytes=None if unknown else max(allocated - allocated_now, 0),
-        reserved_bytes=None if unknown else max(reserved - reserved_now, 0),
-        free_bytes=free,
-        total_bytes=total,
-    )
+    if None in (allocated, allocated_now):
+        return FreedVram(memory, None, None, free, total)
+    less, back = max(allocated - allocated_now, 0), max(reserved - reserved_now, 0)
+    return FreedVram(memory, less, back, free, total)
 
 
 def _torch_on_gpu() -> Any:
@@ -194,21 +185,21 @@ def forget_exceptions() -> None:
     """
     module = sys.modules.get("IPython")  # which is not imported for it
     shell = module.get_ipython() if module is not None else None
-    keepers = [(sys, name) for name in ("last_exc", "last_value", "last_traceback", "last_type")]
     for place, names in {
+        None: ["last_exc", "last_value", "last_traceback", "last_type"],
         "InteractiveTB": ["tb"],
         "SyntaxTB": ["tb", "last_syntax_error"],
         "last_execution_result": ["error_in_exec", "error_before_exec"],
     }.items():
-        keepers += [(getattr(shell, place, None), name) for name in names]
-    for keeper, name in keepers:
-        kept = getattr(keeper, name, None)
-        if isinstance(kept, BaseException):
-            forget_frames(kept)
-        if keeper is sys and hasattr(sys, name):
-            delattr(sys, name)
-        elif kept is not None:
-            setattr(keeper, name, None)
+        keeper = getattr(shell, place, None) if place else sys
+        for name in names:
+            kept = getattr(keeper, name, None)
+            if isinstance(kept, BaseException):
+                forget_frames(kept)
+            if keeper is sys and hasattr(sys, name):
+                delattr(sys, name)
+            elif kept is not None:
+                setattr(keeper, name, None)
 
 
 def forget_frames(error: BaseException) -> None:
@@ -241,11 +232,6 @@ def large_blocks_apart() -> Iterator[None]:
         yield
     finally:
         _glibc("mallopt", M_MMAP_THRESHOLD, AFTERWARDS)
-
-
-def give_back_holes() -> None:
-    """Return to the system what is free in the heap, also between blocks in use."""
-    _glibc("malloc_trim", 0)
 
 
 def _glibc(function: str, *arguments: int) -> None:

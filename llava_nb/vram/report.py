@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ModelError
@@ -53,7 +53,6 @@ class VramReport:
     model: str | None = None
     parts: dict[str, int] = field(default_factory=dict, hash=False)  # tensors of the loaded model
     kv_bytes_per_token: int | None = None
-    tokens_that_fit: int | None = None  # into what is free, or kept by torch unused
     gpu_beside: bool = False  # torch could use a GPU, and the model is not on it
 
     @property
@@ -80,11 +79,18 @@ class VramReport:
         return f"RAM of {self.owner}: {loaded}; {why}"
 
     @property
+    def tokens_that_fit(self) -> int | None:
+        """How many tokens fit into what is free, or kept by torch unused; None without a model."""
+        if self.kv_bytes_per_token is None or self.free_bytes is None:
+            return None
+        unused = self.reserved_bytes - self.allocated_bytes if self.memory == "VRAM" else 0
+        return (self.free_bytes + unused) // self.kv_bytes_per_token
+
+    @property
     def room(self) -> str:
-        """How many tokens still fit, in a sentence; empty without a model."""
-        if self.tokens_that_fit is None:
-            return ""
-        return f"{self.tokens_that_fit:,} more tokens of prompt and answer fit."
+        """How many tokens still fit, in a sentence; empty where that is unknown."""
+        fit = self.tokens_that_fit
+        return "" if fit is None else f"{fit:,} more tokens of prompt and answer fit."
 
     def __str__(self) -> str:
         note = {"CUDA context": "an allowance"}
@@ -106,67 +112,39 @@ def vram_report(llava: Any = None) -> VramReport:
     """
     import torch
 
-    engine = _engine_of(llava)
-    about: dict[str, Any] = {}
-    network = None
-    if engine is not None and not engine.closed:
-        network = engine.network
-        about["model"] = f"{engine.name} {IN_WORDS[engine.quantization]}"
-        about["parts"] = bytes_by_part(network)
-        if engine.prefixes.nbytes:
-            about["parts"][REMEMBERED] = engine.prefixes.nbytes
-        shape = shape_of(network.config)
-        about["kv_bytes_per_token"] = kv_bytes_per_token(shape, network.dtype.itemsize)
-    is_gpu = torch.cuda.is_available()
-    on_gpu = is_gpu and (network is None or network.device.type == "cuda")
-    report = _on_gpu(network, about) if on_gpu else _in_ram(about | {"gpu_beside": is_gpu})
-    if report.kv_bytes_per_token is None or report.free_bytes is None:
-        return report
-    unused = report.reserved_bytes - report.allocated_bytes if on_gpu else 0
-    fit = (report.free_bytes + unused) // report.kv_bytes_per_token
-    return replace(report, tokens_that_fit=fit)
-
-
-def _engine_of(llava: Any) -> Any:
-    """Return the engine of a model, or of the newest one that is open, or None."""
-    if llava is None:
-        return next(reversed(open_engines()), None)
     engine = getattr(llava, "engine", None)
-    if engine is None:
+    if llava is None:
+        engine = next(reversed(open_engines()), None)
+    elif engine is None:
         raise ModelError(
             f"vram_report() takes a loaded model, not {type(llava).__name__}: "
             'vram_report(load("tiny")), or vram_report() for the one loaded last.'
         )
-    return engine
-
-
-def _on_gpu(network: Any, about: dict[str, Any]) -> VramReport:
-    import torch
-
+    network, about = None, {}
+    if engine is not None and not engine.closed:
+        network, parts = engine.network, bytes_by_part(engine.network)
+        if engine.prefixes.nbytes:
+            parts[REMEMBERED] = engine.prefixes.nbytes
+        about = {
+            "model": f"{engine.name} {IN_WORDS[engine.quantization]}",
+            "parts": parts,
+            "kv_bytes_per_token": kv_bytes_per_token(
+                shape_of(network.config), network.dtype.itemsize
+            ),
+        }
+    is_gpu = torch.cuda.is_available()
+    if not is_gpu or (network is not None and network.device.type != "cuda"):
+        total, free = ram_bytes()
+        own, resident = own_ram_bytes()
+        others = None if None in (total, free, resident) else max(total - free - resident, 0)
+        about["gpu_beside"] = is_gpu
+        return VramReport("RAM", "this machine", total, free, own, resident, 0, others, **about)
     device = torch.cuda.current_device() if network is None else network.device
     free, total = torch.cuda.mem_get_info(device)
-    reserved = torch.cuda.memory_reserved(device)
+    own, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
     rest = max(total - free - reserved, 0)
-    context = min(rest, CUDA_CONTEXT)
-    return VramReport(
-        memory="VRAM",
-        owner=torch.cuda.get_device_name(device),
-        total_bytes=total,
-        free_bytes=free,
-        allocated_bytes=torch.cuda.memory_allocated(device),
-        reserved_bytes=reserved,
-        context_bytes=context,
-        others_bytes=rest - context,
-        **about,
-    )
-
-
-def _in_ram(about: dict[str, Any]) -> VramReport:
-    total, free = ram_bytes()
-    own, resident = own_ram_bytes()
-    known = None not in (total, free, resident)
-    others = max(total - free - resident, 0) if known else None
-    return VramReport("RAM", "this machine", total, free, own, resident, 0, others, **about)
+    context, owner = min(rest, CUDA_CONTEXT), torch.cuda.get_device_name(device)
+    return VramReport("VRAM", owner, total, free, own, reserved, context, rest - context, **about)
 
 
 def bytes_by_part(network: Any) -> dict[str, int]:
@@ -190,7 +168,7 @@ def _tensors(layer: Any) -> Iterator[Any]:
     yield from own
     for holder in (*own, getattr(layer, "state", None)):
         yield from _inside(getattr(holder, "__dict__", {}))
-    yield from _inside(getattr(layer, "scales_as_loaded", {}))  # of `scales.py`
+    yield from _inside(getattr(layer, "scales_as_loaded", {}))  # of `loading`
 
 
 def _inside(held: dict[str, Any]) -> Iterator[Any]:

@@ -119,15 +119,11 @@ class VramLog(Sequence):
 def closed_figure(
     size: tuple[float, float], rows: int = 1, columns: int = 1
 ) -> tuple[Figure, numpy.ndarray]:
-    """Return a figure of `size` inches and its axes, (rows, columns).
-
-    It is closed for pyplot, so a notebook shows it once, as a cell's result, and not a second time
-    at the end of the cell. matplotlib is needed here only.
-    """
+    """Return a figure of `size` inches and its axes, (rows, columns)."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    pyplot.close(figure)
+    pyplot.close(figure)  # a notebook would show it again at the end of the cell
     return figure, axes
 
 
@@ -177,9 +173,11 @@ def track_vram(
 
 @contextlib.contextmanager
 def _tracking(label: str, log: VramLog) -> Iterator[Tracking]:
-    depth = len(_open)
+    import torch
+
+    depth, gpus = len(_open), torch.cuda.device_count() if torch.cuda.is_available() else 0
     with contextlib.ExitStack() as ending:
-        peak = ending.enter_context(_peak_here())
+        peak = ending.enter_context(_peak_on_gpus(range(gpus)) if gpus else _peak_in_ram())
         tracking = Tracking(label, peak.start)
         _open.append(tracking)
         started = time.perf_counter()
@@ -209,14 +207,6 @@ def peak_on(device: Any) -> contextlib.AbstractContextManager[Peak]:
     if device.type != "cuda":
         return contextlib.nullcontext(Peak("VRAM"))
     return _peak_on_gpus((device.index or 0,))
-
-
-def _peak_here() -> contextlib.AbstractContextManager[Peak]:
-    """Measure the peak of all GPUs that torch can use, or of the RAM without one."""
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return _peak_on_gpus(range(count)) if count else _peak_in_ram()
 
 
 # torch keeps one peak for each GPU, and setting it back loses what was there. So the peaks that are

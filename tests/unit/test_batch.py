@@ -137,35 +137,34 @@ def test_after_stop_the_rest_is_empty(exact):
 
 
 @pytest.mark.parametrize(
-    ("images", "prompts", "message"),
+    ("images", "prompts", "size", "message"),
     [
-        (PICTURES[:2], [COUNT] * 3, "There are 2 pictures and 3 prompts"),
-        (PICTURES[:1], [""], "The prompt is empty"),
+        (PICTURES[:2], [COUNT] * 3, 8, "There are 2 pictures and 3 prompts"),
+        (PICTURES[:1], [""], 8, "The prompt is empty"),
+        (PICTURES[1:3], [COUNT, None], 8, "Of 2 prompts, number 2: There is no prompt"),
+        (PICTURES, COUNT, 0, "batch_size is 0"),
+        ({"a.png", "b.png"}, COUNT, 8, "are a set, .*sorted"),
+        (pandas.DataFrame(), COUNT, 8, "one column"),
     ],
 )
-def test_what_does_not_match_is_refused(exact, images, prompts, message):
+def test_what_does_not_match_is_refused(exact, images, prompts, size, message):
     with pytest.raises(PromptError, match=message):
-        exact.ask_batch(images, prompts)
+        exact.ask_batch(images, prompts, batch_size=size)
 
 
 def test_a_batch_of_nothing_is_no_answers(exact):
     assert exact.ask_batch([], DESCRIBE) == []
 
 
-def test_a_batch_size_that_means_nothing_is_refused(exact):
-    with pytest.raises(PromptError, match="batch_size is 0"):
-        exact.ask_batch(PICTURES, COUNT, batch_size=0)
-
-
-@pytest.mark.parametrize(("free", "first"), [(10**12, 1100), (10**6, 228), (None, 1100)])
-def test_there_is_room_for_the_longest_answer_where_that_is_free(tiny, monkeypatch, free, first):
+@pytest.mark.parametrize(
+    ("free", "limit", "first"),
+    [(10**12, 1000, 1100), (10**6, 1000, 228), (None, 1000, 1100), (0, 20, 120)],
+)
+def test_there_is_room_for_the_longest_answer_where_that_is_free(
+    tiny, monkeypatch, free, limit, first
+):
     monkeypatch.setattr(engine, "free_bytes", lambda device: free)
-    assert tiny.engine.room_for_batch(8, 100, 1000) == Room(first, 1100)
-
-
-def test_a_short_limit_needs_no_more_room(tiny, monkeypatch):
-    monkeypatch.setattr(engine, "free_bytes", lambda device: 0)
-    assert tiny.engine.room_for_batch(8, 100, 20) == Room(120, 120)
+    assert tiny.engine.room_for_batch(8, 100, limit) == Room(first, 100 + limit)
 
 
 def test_answers_outgrow_the_room_for_short_ones(exact, monkeypatch):
@@ -182,20 +181,6 @@ def test_pictures_may_come_as_any_row_of_them(exact):
         assert [each.text for each in exact.ask_batch(images, COUNT)] == ["One.", "Two."]
 
 
-@pytest.mark.parametrize(
-    ("images", "message"),
-    [({"a.png", "b.png"}, "type set|are a set, .*sorted"), (pandas.DataFrame(), "one column")],
-)
-def test_pictures_without_an_order_are_refused(exact, images, message):
-    with pytest.raises(PromptError, match=message):
-        exact.ask_batch(images, COUNT)
-
-
 def test_half_a_character_hurts_no_other_question(exact):
     answers = exact.ask_batch(PICTURES[1:3], ["\ud83d", COUNT])
     assert answers[1].text == "Two."
-
-
-def test_a_prompt_that_is_none_is_named(exact):
-    with pytest.raises(PromptError, match="Of 2 prompts, number 2: There is no prompt"):
-        exact.ask_batch(PICTURES[1:3], [COUNT, None])

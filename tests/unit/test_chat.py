@@ -1,5 +1,7 @@
 """Conversations with the real embedded model: the same answers, read once."""
 
+import contextlib
+import inspect
 import threading
 from random import Random
 
@@ -45,29 +47,29 @@ def fresh(llava, chat, max_new_tokens):
     return text, made[0, inputs["input_ids"].shape[1] :].tolist()
 
 
-class Reads:
-    """Counts how often the vision tower runs."""
-
-    def __init__(self, llava):
-        self.count = 0
-        self._hook = llava.model.model.vision_tower.register_forward_hook(self._note)
-
-    def _note(self, *_):
-        self.count += 1
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._hook.remove()
+@contextlib.contextmanager
+def count_reads(llava):
+    """A list with an entry for each time that the vision tower runs."""
+    reads = []
+    hook = llava.model.model.vision_tower.register_forward_hook(lambda *_: reads.append(1))
+    yield reads
+    hook.remove()
 
 
-def test_a_picture_is_read_once_in_a_conversation(exact):
-    with Reads(exact) as reads:
-        chat = exact.chat(PICTURES[0])
-        for question in QUESTIONS:
-            chat.ask(question)
-    assert reads.count == 1
+WAYS = {
+    "in a conversation": lambda llava: llava.chat(PICTURES[0]).ask,
+    "in conversations about it": lambda llava: lambda asked: llava.chat(PICTURES[0]).ask(asked),
+    "in questions about it": lambda llava: lambda asked: llava.ask(PICTURES[0], asked),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_picture_is_read_once(exact, way):
+    ask = WAYS[way](exact)
+    with count_reads(exact) as reads:
+        answers = [ask(question) for question in QUESTIONS]
+    assert len(reads) == 1
+    assert [answer.reused_tokens > 0 for answer in answers] == [False, True, True, True, True]
 
 
 def test_of_a_follow_up_only_the_new_words_are_read(exact):
@@ -75,20 +77,6 @@ def test_of_a_follow_up_only_the_new_words_are_read(exact):
     first, second = chat.ask(DESCRIBE), chat.ask(COUNT)
     # All but the last token of the first answer has been read already.
     assert second.reused_tokens == first.prompt_tokens + first.tokens - 1
-
-
-def test_ask_reads_a_picture_just_seen_no_second_time(exact):
-    with Reads(exact) as reads:
-        answers = [exact.ask(PICTURES[0], question) for question in QUESTIONS]
-    assert reads.count == 1
-    assert [answer.reused_tokens > 0 for answer in answers] == [False, True, True, True, True]
-
-
-def test_conversations_about_one_picture_share_it(exact):
-    with Reads(exact) as reads:
-        for question in QUESTIONS:
-            exact.chat(PICTURES[0]).ask(question)
-    assert reads.count == 1
 
 
 def test_a_question_gives_the_same_numbers_whether_its_picture_is_known_or_not(tiny):
@@ -100,12 +88,8 @@ def test_a_question_gives_the_same_numbers_whether_its_picture_is_known_or_not(t
     finally:
         hook.remove()
     assert again.reused_tokens and first.ids == again.ids
-    half = len(logits) // 2
-    differences = [
-        (one - two).abs().max().item()
-        for one, two in zip(logits[:half], logits[half:], strict=True)
-    ]
-    assert max(differences) == 0, differences
+    halves = logits[: len(logits) // 2], logits[len(logits) // 2 :]
+    assert all(torch.equal(one, two) for one, two in zip(*halves, strict=True))
 
 
 STEPS = st.lists(
@@ -145,19 +129,23 @@ def test_a_conversation_answers_as_if_all_was_read_anew(exact, steps, about):
 def test_the_conversation_is_told_as_the_model_was_trained(exact):
     chat = exact.chat(PICTURES[0])
     said = chat.ask(DESCRIBE).text
-    prompt = chat.prompt_text(COUNT)
-    assert prompt.endswith(
+    assert chat.prompt_text(COUNT).endswith(
         f"USER: <image>\n{DESCRIBE} ASSISTANT: {said}</s>USER: {COUNT} ASSISTANT:"
-    ), prompt
-
-
-def test_messages_are_what_was_said(exact):
-    chat = exact.chat(PICTURES[0])
-    answer = chat.ask(COUNT)
+    )
     assert chat.messages == [
-        {"role": "user", "content": COUNT},
-        {"role": "assistant", "content": answer.text},
+        {"role": "user", "content": DESCRIBE},
+        {"role": "assistant", "content": said},
     ]
+
+
+@pytest.mark.parametrize("name", ["ask", "stream", "go_on", "regenerate", "stream_again"])
+def test_whatever_asks_takes_the_settings_of_ask(exact, name):
+    call = getattr(exact.chat(), name)
+    taken, asked = (inspect.signature(each).parameters for each in (call, exact.ask))
+    for setting in ("max_new_tokens", "temperature", "top_p", "stop"):
+        assert taken[setting] == asked[setting]
+    with pytest.raises(PromptError, match="temperature is -1"):
+        call(*["Hello."] * ("question" in taken), temperature=-1)
 
 
 def test_a_stream_joined_is_the_answer_and_becomes_a_turn(exact):
@@ -170,18 +158,14 @@ def test_an_answer_cut_at_the_limit_can_be_gone_on_with(exact):
     whole = exact.ask(PICTURES[2], DESCRIBE)
     chat = exact.chat(PICTURES[2])
     first = chat.ask(DESCRIBE, max_new_tokens=5)
+    more = "".join(chat.go_on(max_new_tokens=3))
+    (turn,) = chat.turns
+    assert (turn.answer.tokens, turn.answer.finish) == (8, "limit")
+    assert turn.answer.reused_tokens == first.prompt_tokens + first.tokens - 1
     rest = "".join(chat.go_on())
     (turn,) = chat.turns
     assert turn.answer.ids == whole.ids and turn.answer.finish == "eos"
-    assert first.text + rest == whole.text
-    assert turn.answer.reused_tokens == first.prompt_tokens + first.tokens - 1
-
-
-def test_it_can_be_cut_again(exact):
-    chat = exact.chat(PICTURES[2])
-    chat.ask(DESCRIBE, max_new_tokens=5)
-    list(chat.go_on(max_new_tokens=3))
-    assert (chat.turns[0].answer.tokens, chat.turns[0].answer.finish) == (8, "limit")
+    assert first.text + more + rest == whole.text
 
 
 def test_a_finished_answer_is_not_gone_on_with(exact):
@@ -209,9 +193,11 @@ def test_undo_takes_back_the_last_turn(exact):
     assert [turn.question for turn in chat.turns] == [DESCRIBE]
 
 
-def test_undo_of_nothing_says_so(exact):
-    with pytest.raises(PromptError, match=r"nothing to take back: ask something first"):
-        exact.chat(PICTURES[0]).undo()
+def test_without_a_turn_there_is_nothing_to_undo_or_ask_again(exact):
+    with pytest.raises(PromptError, match="nothing to take back: ask something first"):
+        exact.chat().undo()
+    with pytest.raises(PromptError, match="nothing to answer again"):
+        exact.chat().regenerate()
 
 
 def test_regenerate_takes_the_place_of_the_answer(exact):
@@ -220,6 +206,8 @@ def test_regenerate_takes_the_place_of_the_answer(exact):
     torch.manual_seed(0)
     answer = chat.regenerate(temperature=5.0, max_new_tokens=5)
     assert [turn.answer for turn in chat.turns] == [answer]
+    text = "".join(chat.stream_again(max_new_tokens=4))
+    assert [turn.answer.text for turn in chat.turns] == [text] and chat.turns[0].answer.tokens == 4
 
 
 def test_an_answer_that_fails_changes_nothing(exact):
@@ -271,13 +259,6 @@ def test_a_single_question_that_is_too_long_is_refused_even_so(short):
         short.chat(PICTURES[0], forget_oldest=True).ask("long " * 200)
 
 
-def test_a_streamed_answer_takes_the_place_of_the_last(exact):
-    chat = exact.chat(PICTURES[0])
-    chat.ask(DESCRIBE)
-    text = "".join(chat.stream_again(max_new_tokens=4))
-    assert [turn.answer.text for turn in chat.turns] == [text] and chat.turns[0].answer.tokens == 4
-
-
 def test_a_turn_taken_back_meanwhile_does_not_come_back(exact):
     chat = exact.chat(PICTURES[0])
     chat.ask(DESCRIBE, max_new_tokens=3)
@@ -287,28 +268,21 @@ def test_a_turn_taken_back_meanwhile_does_not_come_back(exact):
     assert chat.turns == []
 
 
-def test_nothing_to_answer_again_is_told(exact):
-    with pytest.raises(PromptError, match="nothing to answer again"):
-        exact.chat().regenerate()
-
-
-def test_several_pictures_are_laid_side_by_side_with_a_warning(exact):
+@pytest.mark.parametrize("wrap", [list, tuple, iter])
+def test_several_pictures_are_laid_side_by_side_with_a_warning(exact, wrap):
     with pytest.warns(UserWarning, match="trained on one picture at a time. These 2 are laid"):
-        chat = exact.chat([PICTURES[0], PICTURES[1]])
+        chat = exact.chat(wrap([PICTURES[0], PICTURES[1]]))
     width, height = PICTURES[0].size
     assert chat.image.height == height and chat.image.width > 2 * width
 
 
-@pytest.mark.parametrize("wrap", [tuple, iter])
-def test_several_pictures_may_come_as_any_row(exact, wrap):
-    pictures = wrap([PICTURES[0], PICTURES[1]])
-    with pytest.warns(UserWarning, match="These 2 are laid"):
-        assert exact.chat(pictures).image.width > 2 * PICTURES[0].width
-
-
-def test_no_picture_in_a_list_is_told(exact):
-    with pytest.raises(ImageError, match="There is no picture in what was given"):
-        exact.chat([])
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [([], "There is no picture in what was given"), ("nowhere.png", "no file")],
+)
+def test_what_is_no_picture_is_refused_at_once(exact, image, message):
+    with pytest.raises(ImageError, match=message):
+        exact.chat(image)
 
 
 def test_a_conversation_without_a_picture(exact):
@@ -317,28 +291,17 @@ def test_a_conversation_without_a_picture(exact):
     assert chat.ask("Hello.").reused_tokens > 0 and chat.image is None
 
 
-def test_a_picture_that_cannot_be_read_is_refused_at_once(exact):
-    with pytest.raises(ImageError, match="no file"):
-        exact.chat("nowhere.png")
-
-
 RED, BLUE = Image.new("RGB", (100, 50), "red"), Image.new("RGB", (30, 100), "blue")
 
 
 def test_side_by_side_they_stand_in_their_order_and_are_of_one_height():
     row = side_by_side([RED, BLUE])
     assert row.size == (200 + 2 + 30, 100)
-    assert row.getpixel((100, 50)) == (255, 0, 0) and row.getpixel((220, 50)) == (0, 0, 255)
-
-
-def test_between_them_is_white():
-    assert side_by_side([RED, BLUE]).getpixel((200, 50)) == (255, 255, 255)
-
-
-def test_high_pictures_are_made_smaller():
-    assert side_by_side([Image.new("RGB", (10, 4000)), RED]).height == HEIGHT
+    found = [row.getpixel((column, 50)) for column in (100, 200, 220)]
+    assert found == [(255, 0, 0), (255, 255, 255), (0, 0, 255)]
 
 
 def test_a_row_is_never_large_whatever_its_shapes_are():
     row = side_by_side([Image.new("RGB", (30_000, 10)), Image.new("RGB", (10, 30_000))])
     assert row.width * row.height < 12_000_000
+    assert side_by_side([Image.new("RGB", (10, 4000)), RED]).height == HEIGHT

@@ -13,7 +13,6 @@ from llava_nb.inference.kv_cache import (
     PrefixCache,
     Room,
     cache_for_batch,
-    cache_with_room,
     take_layers,
 )
 from llava_nb.pictures import example_picture
@@ -71,26 +70,6 @@ def test_a_batch_has_all_its_blocks_before_the_model_begins(tiny):
     assert len(places) == 1 and torch.equal(held[1][:, :, -7:], pair[1])
 
 
-def test_blocks_of_another_shape_are_not_used():
-    layer = PreallocatedLayer(Room(9, 9))
-    layer.take([torch.empty(2, HEADS, 9, WIDTH) for _ in range(2)])
-    pair = states(4, batch=3)
-    assert all(torch.equal(a, b) for a, b in zip(layer.update(*pair), pair, strict=True))
-
-
-def length_of(layer):
-    return layer.keys.untyped_storage().nbytes() // (HEADS * WIDTH * 4)
-
-
-def test_when_it_is_full_there_is_a_quarter_more_up_to_the_most():
-    layer, lengths = PreallocatedLayer(Room(8, 13)), []
-    layer.update(*states(5))
-    for _ in range(9):
-        layer.update(*states(1))
-        lengths.append(length_of(layer))
-    assert lengths == [8, 8, 8, 11, 11, 11, 13, 13, 14]
-
-
 def test_what_it_begins_with_is_not_written_to():
     held = states(4)
     layer = PreallocatedLayer(Room(6, 6), held)
@@ -115,32 +94,14 @@ def test_what_transformers_does_to_a_layer_is_done(change):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_what_is_handed_over_is_gone_here():
-    layer, _, found, _ = both(Room(9, 9), 4, 1)
-    pair = layer.hand_over()
-    assert pair[0] is found[0] and layer.get_seq_length() == 0
-    assert torch.equal(layer.update(*states(2))[0], layer.keys) and layer.get_seq_length() == 2
-
-
-def test_a_cache_makes_its_layers_as_they_are_needed():
-    cache = cache_with_room(Room(9, 9))
-    for layer in range(3):
-        cache.update(*states(2), layer)
-    assert [type(layer) for layer in cache.layers] == [PreallocatedLayer] * 3
-    assert cache.get_seq_length() == 2
-
-
 class AnewEachTime(DynamicLayer):
     """transformers' own layer, in the place of `PreallocatedLayer`."""
 
-    def __init__(self, room, held=None):
+    def __init__(self, room, held=None, blocks=()):
         super().__init__()
         if held is not None:
             self.lazy_initialization(*held)
             self.keys, self.values = held
-
-    def take(self, blocks):
-        """Do without."""
 
     def hand_over(self):
         pair, self.keys, self.values = (self.keys, self.values), None, None
@@ -215,44 +176,51 @@ def start(cache, *ids, picture=b"cat", end=2, whole=True):
     return begun, reused
 
 
-def test_a_conversation_goes_on_where_it_was():
-    begun, reused = start(keep(prefix(1, 2, 3, 4)), 1, 2, 3, 4, 5)
-    assert reused == 4
-    assert take_layers(begun, reused)[1][0][0, 0, :, 0].tolist() == [1, 2, 3, 4]
+def last_ids(kept):
+    return [each.ids[-1].item() for each in kept]
 
 
-def test_what_differs_is_read_again():
-    begun, reused = start(keep(prefix(1, 2, 3, 4)), 1, 2, 3, 9, 5)
-    assert (reused, take_layers(begun, reused)[0][1].shape[2]) == (3, 3)
+@pytest.mark.parametrize(
+    ("kept", "ids", "options", "reused"),
+    [
+        ([(1, 2, 3, 4)], (1, 2, 3, 4, 5), {}, 4),
+        ([(1, 2, 3, 4)], (1, 2, 3, 9, 5), {}, 3),
+        ([(1, 2, 3, 4)], (1, 2, 3, 4, 5), {"whole": False}, 2),
+        ([(1, 2, 3, 4)], (1, 2, 3, 4), {}, 3),
+        ([(1, 2, 3)], (1, 2, 9, 4), {"end": 3}, 0),
+        ([(1, 2, 3)], (1, 2, 3, 4), {"picture": b"dog"}, 0),
+        ([(1, 2, 7), (1, 2, 3, 4), (1, 2, 8)], (1, 2, 3, 4, 5), {}, 4),
+    ],
+    ids=[
+        "a conversation goes on where it was",
+        "what differs is read again",
+        "a question alone takes the picture and no more",
+        "one token at least is left to read",
+        "half a picture is nothing",
+        "another picture with the same tokens is another",
+        "of several the longest is taken",
+    ],
+)
+def test_what_need_not_be_read_again(kept, ids, options, reused):
+    begun, found = start(keep(*(prefix(*each) for each in kept)), *ids, **options)
+    assert found == reused
+    for keys, values in take_layers(begun, reused):
+        assert keys[0, 0, :, 0].tolist() == list(ids[:reused]) and torch.equal(values, -keys)
 
 
-def test_a_question_alone_takes_the_picture_and_no_more():
-    assert start(keep(prefix(1, 2, 3, 4)), 1, 2, 3, 4, 5, whole=False)[1] == 2
-
-
-def test_one_token_at_least_is_left_to_read():
-    assert start(keep(prefix(1, 2, 3, 4)), 1, 2, 3, 4)[1] == 3
-
-
-def test_half_a_picture_is_nothing():
-    assert start(keep(prefix(1, 2, 3, end=3)), 1, 2, 9, 4, end=3)[1] == 0
-
-
-def test_another_picture_with_the_same_tokens_is_another():
-    assert start(keep(prefix(1, 2, 3)), 1, 2, 3, 4, picture=b"dog")[1] == 0
-
-
-def test_of_several_the_longest_is_taken():
-    assert start(keep(prefix(1, 2, 7), prefix(1, 2, 3, 4), prefix(1, 2, 8)), 1, 2, 3, 4, 5)[1] == 4
-
-
-def test_a_longer_one_takes_the_place_of_its_beginning():
-    kept = keep(prefix(1, 2), prefix(1, 2, 3))
-    assert [len(each.ids) for each in kept] == [3]
-
-
-def test_conversations_that_part_are_both_kept():
-    assert len(keep(prefix(1, 2, 3), prefix(1, 2, 4))) == 2
+@pytest.mark.parametrize(
+    ("prefixes", "lengths"),
+    [
+        ([(1, 2), (1, 2, 3)], [3]),
+        ([(1, 2, 3), (1, 2)], [3]),
+        ([(1, 2, 3), (1, 2, 4)], [3, 3]),
+    ],
+    ids=["a longer one in place of its beginning", "no beginning of another", "both that part"],
+)
+def test_what_is_kept_beside_what(prefixes, lengths):
+    kept = keep(*(prefix(*each) for each in prefixes))
+    assert [len(each.ids) for each in kept] == lengths
+    assert kept.nbytes == sum(lengths) * TOKEN_BYTES
 
 
 def test_what_is_kept_does_not_change_when_it_is_gone_on_from():
@@ -270,11 +238,6 @@ def test_what_is_gone_on_from_as_a_whole_is_not_held_twice():
     assert start(kept, 1, 2, 3, 4)[1] == 3 and len(kept) == 0
 
 
-def test_the_beginning_of_another_is_not_kept_beside_it():
-    kept = keep(prefix(1, 2, 3), prefix(1, 2))
-    assert [len(each.ids) for each in kept] == [3]
-
-
 def test_what_is_taken_lets_go_of_the_rest():
     begun, _ = start(keep(prefix(1, 2, 3, 4)), 1, 2, 3, 9)
     layers = take_layers(begun, 2)
@@ -282,39 +245,23 @@ def test_what_is_taken_lets_go_of_the_rest():
     assert begun.layers[0].keys is None
 
 
-def test_bytes_are_counted():
-    assert keep(prefix(1, 2, 3), prefix(1, 2, 4, 5)).nbytes == 7 * TOKEN_BYTES
-
-
 def test_over_the_limit_the_least_recently_used_goes():
     kept = keep(prefix(1, 2, 3, 7), prefix(1, 2, 4), limit=8 * TOKEN_BYTES)
     start(kept, 1, 2, 3, 9)
     kept.keep(prefix(1, 2, 5))
-    assert [each.ids[-1].item() for each in kept] == [7, 5]
+    assert last_ids(kept) == [7, 5] and len(keep(prefix(1, 2, 3), limit=0)) == 0
 
 
-def test_a_limit_of_nothing_keeps_nothing():
-    assert len(keep(prefix(1, 2, 3), limit=0)) == 0
-
-
-def test_room_is_made_for_an_answer(monkeypatch):
+@pytest.mark.parametrize(("small", "left"), [(0, [4]), (6, [3, 4])])
+def test_room_is_made_for_an_answer_unless_little_is_kept(monkeypatch, small, left):
     kept = keep(prefix(1, 2, 3), prefix(1, 2, 4))
     free = iter([0, kv_cache.HEADROOM_BYTES + 5 * TOKEN_BYTES])
+    monkeypatch.setattr(kv_cache, "SMALL_BYTES", small * TOKEN_BYTES)
     monkeypatch.setattr(kv_cache, "free_and_total", lambda device: (next(free), 10**9))
     kept.make_room(5, CPU)
-    assert [each.ids[-1].item() for each in kept] == [4]
-
-
-def test_a_little_is_kept_and_nobody_asks_what_is_free(monkeypatch):
-    asked = []
-    monkeypatch.setattr(kv_cache, "SMALL_BYTES", 7 * TOKEN_BYTES)
-    monkeypatch.setattr(kv_cache, "free_and_total", lambda device: asked.append(1) or (0, 1))
-    kept = keep(prefix(1, 2, 3), prefix(1, 2, 4, 5))
-    kept.make_room(5, CPU)
-    assert (len(kept), asked) == (2, [])
+    assert last_ids(kept) == left
 
 
 def test_the_tokens_of_a_known_picture_are_counted():
     kept = keep(prefix(1, 7, 7, 7, 3))
-    assert kept.picture_tokens(b"cat", 7) == 3
-    assert kept.picture_tokens(b"dog", 7) is None
+    assert (kept.picture_tokens(b"cat", 7), kept.picture_tokens(b"dog", 7)) == (3, None)

@@ -14,7 +14,7 @@ from fake_cuda import FakeCuda, install
 from llava_nb import LlavaNbError, VramLog, track_vram
 from llava_nb.sizes import GIB
 from llava_nb.vram import track as tracks
-from llava_nb.vram.track import Peak, Track, peak_on
+from llava_nb.vram.track import Track, peak_on
 
 MB = 10**6
 linux_only = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
@@ -38,6 +38,7 @@ def use(fake, size, gpu=0):
 
 
 def test_start_peak_and_end(cuda, log):
+    use(cuda, 1000)  # before it: that does not count
     cuda.allocate(5)
     with track_vram("load", log) as track:
         use(cuda, 100)
@@ -45,13 +46,6 @@ def test_start_peak_and_end(cuda, log):
     result = track.result
     assert (result.start_bytes, result.peak_bytes, result.end_bytes) == (5, 105, 25)
     assert (result.label, result.memory) == ("load", "VRAM") and list(log) == [result]
-
-
-def test_a_peak_before_the_start_does_not_count(cuda, log):
-    use(cuda, 1000)
-    with track_vram("later", log) as track:
-        use(cuda, 10)
-    assert track.peak_bytes == 10
 
 
 def test_an_inner_tracker_keeps_the_outer_peak(cuda, log):
@@ -63,13 +57,17 @@ def test_an_inner_tracker_keeps_the_outer_peak(cuda, log):
     assert (outer.peak_bytes, inner.peak_bytes) == (100, 30)
 
 
-def test_the_peak_of_an_inner_tracker_is_the_outers_too(cuda, log):
+def test_trackers_within_one_another_keep_each_others_peaks(cuda, log):
     with track_vram("outer", log) as outer:
+        use(cuda, 100)
         with track_vram("inner", log) as inner:
             use(cuda, 300)
         with track_vram("second", log) as second:
             use(cuda, 10)
-    assert (outer.peak_bytes, inner.peak_bytes, second.peak_bytes) == (300, 300, 10)
+        with peak_on(torch.device("cuda:0")) as peak:
+            use(cuda, 40)
+    peaks = (outer.peak_bytes, inner.peak_bytes, second.peak_bytes, peak.highest)
+    assert peaks == (300, 300, 10, 40)
     assert [track.depth for track in log] == [1, 1, 0]
 
 
@@ -91,14 +89,6 @@ def test_two_gpus_count_together(monkeypatch, log):
         fake.allocate(3, gpu=0)
         use(fake, 100, gpu=1)
     assert (track.peak_bytes, track.end_bytes) == (103, 3)
-
-
-def test_the_peak_of_one_device_leaves_the_tracker_around_it_whole(cuda, log):
-    with track_vram("around", log) as track:
-        use(cuda, 100)
-        with peak_on(torch.device("cuda:0")) as peak:
-            use(cuda, 40)
-    assert (peak.highest, track.peak_bytes) == (40, 100)
 
 
 def test_on_a_cpu_an_answer_has_no_peak():
@@ -178,6 +168,7 @@ def filled():
 
 
 def test_the_log_is_a_table_by_time():
+    assert "with track_vram('load'): ..." in str(VramLog())
     assert str(filled()).splitlines() == [
         "VRAM               start        peak         end   seconds",
         "all of it       0.00 GiB    6.00 GiB    4.00 GiB      20.0",
@@ -185,29 +176,17 @@ def test_the_log_is_a_table_by_time():
     ]
 
 
-def test_an_empty_log_says_how_to_fill_it():
-    assert "with track_vram('load'): ..." in str(VramLog())
-
-
 def test_the_figure_has_a_box_as_high_as_each_peak():
+    from matplotlib import pyplot
+
     axes = filled().plot().axes[0]
+    assert not pyplot.get_fignums()  # or it would be shown twice
     boxes = [(box.get_x(), box.get_width(), box.get_height()) for box in axes.patches]
     assert boxes == [(0.0, 20.0, 6.0), (12.0, 3.0, 5.0)]
     assert [text.get_text().split("\n")[1].strip() for text in axes.texts] == [
         "6.00 GiB",
         "5.00 GiB",
     ]
-
-
-def test_the_figure_is_shown_once():
-    from matplotlib import pyplot
-
-    filled().plot()
-    assert not pyplot.get_fignums()
-
-
-def test_a_peak_without_devices_is_none():
-    assert Peak(()).highest is None
 
 
 @pytest.mark.parametrize("label", [None, 3, b"load", print, ["load"]])

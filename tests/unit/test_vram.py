@@ -23,6 +23,11 @@ def cuda(monkeypatch):
     return install(monkeypatch, FakeCuda())
 
 
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
 def test_unquantised_parts_are_the_models_own_footprint():
     llava = load("tiny", quantization=None)
     held = sum(bytes_by_part(llava.model).values())
@@ -75,8 +80,7 @@ def test_tokens_that_fit_go_by_what_is_free_or_unused(tiny, cuda, monkeypatch):
 
 
 @linux_only
-def test_without_a_gpu_it_is_the_ram_and_says_so(tiny, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_without_a_gpu_it_is_the_ram_and_says_so(tiny, no_gpu):
     report = vram_report()
     assert report.memory == "RAM" and "there is no GPU that torch can use" in str(report)
     assert report.model == "tiny in 4 bits" and set(WEIGHTS) <= set(report.parts)
@@ -86,24 +90,21 @@ def test_without_a_gpu_it_is_the_ram_and_says_so(tiny, monkeypatch):
 
 
 @linux_only
-def test_in_ram_the_rows_and_what_is_free_are_the_total(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_in_ram_the_rows_and_what_is_free_are_the_total(no_gpu, monkeypatch):
     release()
     monkeypatch.setattr(vram, "ram_bytes", lambda: (100 * GIB, 60 * GIB))
     report = vram_report()
     assert sum(dict(report.rows).values()) + report.free_bytes == report.total_bytes
 
 
-def test_without_a_model_there_are_no_parts(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_without_a_model_there_are_no_parts(no_gpu):
     release()
     report = vram_report()
     assert not report.parts and report.tokens_that_fit is None
     assert "no model loaded" in str(report) and "more tokens" not in str(report)
 
 
-def test_the_model_loaded_last_is_the_one_reported(tiny, tiny_folder, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_the_model_loaded_last_is_the_one_reported(tiny, tiny_folder, no_gpu):
     assert vram_report().model == "tiny in 4 bits"
     other = load(tiny_folder, quantization=None)
     assert vram_report().model == "copy unquantised"
@@ -122,8 +123,7 @@ def test_a_closed_model_has_no_parts(tiny):
     assert vram_report(tiny).model is None
 
 
-def test_what_nobody_knows_is_unknown(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_what_nobody_knows_is_unknown(no_gpu, monkeypatch):
     monkeypatch.setattr(vram, "own_ram_bytes", lambda: (None, None))
     monkeypatch.setattr(vram, "ram_bytes", lambda: (None, None))
     report = vram_report(load("tiny"))
@@ -143,7 +143,7 @@ def test_the_text_has_a_line_for_each_row_and_the_total():
         others_bytes=GIB // 2,
         model="llava-1.5-13b in 4 bits",
         parts={"language model": 6 * GIB},
-        tokens_that_fit=8192,
+        kv_bytes_per_token=7 * GIB // 8192,
     )
     assert str(report).splitlines() == [
         "VRAM of the Tesla T4: llava-1.5-13b in 4 bits",
@@ -164,8 +164,3 @@ def test_the_text_has_a_line_for_each_row_and_the_total():
 def test_a_report_is_escaped():
     page = VramReport("RAM", "<b>me</b>", 10, 5, 3, 4, model="<img src=x>")._repr_html_()
     assert "<img" not in page and "&lt;img src=x&gt;" in page
-
-
-def test_total_ram_is_that_of_check_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert vram_report().total_bytes == vram.ram_bytes()[0]
