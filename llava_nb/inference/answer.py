@@ -116,19 +116,19 @@ class Settings:
                 f"max_new_tokens is {shown(max_new_tokens)}; it is the most tokens that the "
                 f"answer may have: a whole number from 1 on, such as {MAX_NEW_TOKENS}."
             )
-        degrees = 0.0 if temperature is None else _number(temperature)
-        if degrees is None or not 0 <= degrees <= 5:
+        temperature_value = 0.0 if temperature is None else _number(temperature)
+        if temperature_value is None or not 0 <= temperature_value <= 5:
             raise PromptError(
                 f"temperature is {shown(temperature)}; take 0 for the same answer every "
                 "time, or up to about 1 for variety."
             )
-        share = 1.0 if top_p is None else _number(top_p)
-        if share is None or not 0 < share <= 1:
+        top_p_value = 1.0 if top_p is None else _number(top_p)
+        if top_p_value is None or not 0 < top_p_value <= 1:
             raise PromptError(
                 f"top_p is {shown(top_p)}; take a share above 0 and up to 1, or None."
             )
-        is_greedy = degrees < GREEDY_BELOW
-        if share < 1 and is_greedy:
+        is_greedy = temperature_value < GREEDY_BELOW
+        if top_p_value < 1 and is_greedy:
             raise PromptError(
                 "top_p only matters when words are drawn at random: give a temperature as well, "
                 "such as temperature=0.7."
@@ -140,10 +140,10 @@ class Settings:
                 "a threading.Event(), or None."
             )
         self.max_new_tokens, self.stop = limit, stop
-        # As arguments of `generate`. top_k is set aside: its default of 50 would act unseen beside
-        # top_p.
-        drawn = {"do_sample": True, "temperature": degrees, "top_p": share, "top_k": 0}
-        self.arguments: dict[str, Any] = {"do_sample": False} if is_greedy else drawn
+        self.arguments: dict[str, Any] = {"do_sample": not is_greedy}  # of `generate`
+        if not is_greedy:
+            # top_k is set aside: its default of 50 would act unseen beside top_p.
+            self.arguments |= {"temperature": temperature_value, "top_p": top_p_value, "top_k": 0}
 
 
 def takes_settings(method: Callable[..., T]) -> Callable[..., T]:

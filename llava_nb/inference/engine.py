@@ -20,14 +20,7 @@ from transformers import DynamicCache
 from ..errors import ModelError
 from ..images import open_image
 from ..processor import Spelling, encode, encode_text, prompt_text, shrink
-from ..sizes import (
-    ANSWER_TOKENS,
-    Work,
-    activation_bytes,
-    context_of,
-    kv_bytes_per_token,
-    shape_of,
-)
+from ..sizes import ANSWER_TOKENS, Work, activation_bytes, context_of, kv_bytes_per_token, shape_of
 from ..vram.free import or_out_of_vram, register, smaller_steps
 from ..vram.track import Peak, peak_on
 from .answer import Answer, Generation, Settings

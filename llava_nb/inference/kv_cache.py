@@ -52,10 +52,7 @@ class PreallocatedLayer(DynamicLayer):
     """
 
     def __init__(
-        self,
-        room: Room,
-        held: KeysAndValues | None = None,
-        blocks: Sequence[torch.Tensor] = (),
+        self, room: Room, held: KeysAndValues | None = None, blocks: Sequence[torch.Tensor] = ()
     ) -> None:
         super().__init__()
         self._room, self._blocks = room, list(blocks)

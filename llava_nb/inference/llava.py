@@ -51,7 +51,7 @@ class Llava:
         spelling: Any = None,
     ) -> None:
         self.name, self.source, self.reason = name, source or name, reason
-        self.quantization = quantization
+        self.quantization, self.spelling = quantization, spelling
         about = {"name": name, "quantization": quantization, "style": style, "spelling": spelling}
         self.engine = Engine(model, processor, **about)
         self.prefixes = self.engine.prefixes
@@ -110,14 +110,16 @@ class Llava:
         picture, most = Picture(image_file), settings.max_new_tokens
         answer = self.engine.answer(self._prepare(picture, question, settings))
         if answer.finish == "limit":
-            repair = (
-                f"The answer stopped at the limit of {most} tokens; "
-                f"caption_image(..., max_new_tokens={2 * most}) gives it more room."
-                if answer.tokens >= most
-                else f"The answer stopped after {answer.tokens} tokens: with picture and prompt "
-                f"that is all that {self.name} holds. A shorter prompt leaves more room."
+            reason = (
+                f"at the limit of {most} tokens; caption_image(..., max_new_tokens={2 * most}) "
+                "gives it more room."
             )
-            warnings.warn(repair, stacklevel=2)
+            if answer.tokens < most:  # then it was not the limit
+                reason = (
+                    f"after {answer.tokens} tokens: with picture and prompt that is all that "
+                    f"{self.name} holds. A shorter prompt leaves more room."
+                )
+            warnings.warn(f"The answer stopped {reason}", stacklevel=2)
         return picture.image, answer.text
 
     @takes_settings
@@ -191,7 +193,7 @@ class Llava:
         return self.engine.prompt_text([(prompt, None)], number)
 
     def _prepare(self, image: Any, prompt: Any, settings: Settings) -> Generation:
-        started = time.perf_counter()
+        started, _ = time.perf_counter(), self.engine.context  # which raises once closed
         question = check_question(prompt)  # first: a picture in its place is told at once
         if image is not None and not isinstance(image, Picture):
             image = Picture(image)

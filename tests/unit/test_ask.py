@@ -51,9 +51,7 @@ def test_a_cut_answer_says_so(tiny, picture):
 
 
 def test_caption_image_warns_of_a_cut(tiny):
-    with pytest.warns(
-        UserWarning, match=r"limit of 2 tokens; caption_image\(..., max_new_tokens=4"
-    ):
+    with pytest.warns(UserWarning, match=r"limit of 2 tokens; caption_image.*max_new_tokens=4"):
         tiny.caption_image(example_picture(), max_new_tokens=2)
 
 
@@ -84,12 +82,12 @@ def test_leaving_a_stream_early_frees_the_model_for_the_next(tiny, picture):
 
 def test_a_stream_within_a_stream_and_a_question_within_both(tiny, picture):
     whole = tiny.ask(picture, QUESTION).text
-    for _ in tiny.stream(picture, QUESTION):
-        inner = tiny.stream(picture, QUESTION)
-        assert whole.startswith(next(inner))
-        assert tiny.ask(picture, QUESTION).text == whole
-        assert "".join(inner)
-        break
+    outer = tiny.stream(picture, QUESTION)
+    next(outer)
+    inner = tiny.stream(picture, QUESTION)
+    assert whole.startswith(next(inner))
+    assert tiny.ask(picture, QUESTION).text == whole and "".join(inner)
+    outer.close()
 
 
 def test_a_stop_that_asks_itself_is_answered(tiny, picture):

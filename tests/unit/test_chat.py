@@ -42,7 +42,7 @@ def fresh(llava, chat, max_new_tokens):
     turn = chat.turns[-1]
     turns = [(each.question, each.answer.text) for each in chat.turns[chat.forgotten : -1]]
     text = llava.engine.prompt_text([*turns, (turn.question, None)], 1)
-    inputs = encode(llava.processor, [chat.image], [text], llava.engine.spelling)
+    inputs = encode(llava.processor, [chat.image], [text], llava.spelling)
     made = llava.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
     return text, made[0, inputs["input_ids"].shape[1] :].tolist()
 

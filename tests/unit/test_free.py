@@ -80,11 +80,9 @@ def test_what_a_failed_cell_held_is_freed_in_the_next(way):
 
 def test_so_it_is_in_a_notebook_with_its_kernel():
     sources = [FAILS.format(error="ValueError"), "work()", AGAIN]
-    notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(source) for source in sources]
-    )
-    resources = {"metadata": {"path": str(ROOT)}}
-    NotebookClient(notebook, allow_errors=True, resources=resources).execute()
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    notebook, at_root = nbformat.v4.new_notebook(cells=cells), {"metadata": {"path": str(ROOT)}}
+    NotebookClient(notebook, allow_errors=True, resources=at_root).execute()
     failed, freed = (cell.outputs[0] for cell in notebook.cells[1:])
     assert failed.ename == "ValueError" and freed.get("text") == "freed\n", freed
 

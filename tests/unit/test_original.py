@@ -43,7 +43,7 @@ def cases(name):
         yield (
             llava,
             case,
-            encode(llava.processor, [picture], [case["prompt"]], llava.engine.spelling),
+            encode(llava.processor, [picture], [case["prompt"]], llava.spelling),
             arrays,
         )
     llava.processor.image_processor.do_pad = pads
@@ -99,7 +99,7 @@ def test_ask_prompts_as_the_original_did(name):
     assert recorded
     built = {case["template"]: case["prompt"] for case in recorded}
     for case in recorded:
-        question = prompts.with_image(case["question"], 1, llava.engine.spelling.picture)
+        question = prompts.with_image(case["question"], 1, llava.spelling.picture)
         assert prompts.build([(question, None)], case["template"]) == built[case["template"]]
 
 
@@ -146,10 +146,10 @@ def test_several_pictures_and_texts_are_one_batch():
     llava = load(PARITY / "llava-v1.5-tiny", quantization=None)
     pictures = [Image.open(PARITY / "images" / f"{name}.png") for name in ("sq56", "land120x80")]
     texts = [llava.prompt_text(text) for text in ("What?", "What is in this image, please?")]
-    batch = encode(llava.processor, pictures, texts, llava.engine.spelling)
+    batch = encode(llava.processor, pictures, texts, llava.spelling)
     together = llava.model(**batch).logits[:, -1]
     for row, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
-        alone = llava.model(**encode(llava.processor, [picture], [text], llava.engine.spelling))
+        alone = llava.model(**encode(llava.processor, [picture], [text], llava.spelling))
         assert abs(alone.logits[0, -1] - together[row]).max() < 1e-4
 
 
@@ -176,7 +176,7 @@ def test_a_saved_copy_is_read_by_transformers_itself(name, tmp_path):
         [{"role": "user", "content": content}], add_generation_prompt=True
     )
     stock = processor(images=[picture], text=[text], return_tensors="pt")
-    ours = encode(llava.processor, [picture], [llava.prompt_text("What?")], llava.engine.spelling)
+    ours = encode(llava.processor, [picture], [llava.prompt_text("What?")], llava.spelling)
     assert stock["input_ids"].tolist() == ours["input_ids"].tolist()
     assert torch.equal(stock["pixel_values"], ours["pixel_values"])
     network = LlavaForConditionalGeneration.from_pretrained(folder)

@@ -97,7 +97,7 @@ def look_inside(llava: Llava, image: Any, prompt: str, *, max_new_tokens: int = 
         )
     picture = open_image(image)
     answer = llava.ask(picture, prompt, max_new_tokens=max_new_tokens)
-    inputs = encode(llava.processor, [picture], [llava.prompt_text(prompt)], llava.engine.spelling)
+    inputs = encode(llava.processor, [picture], [llava.prompt_text(prompt)], llava.spelling)
     ids = torch.cat([inputs["input_ids"], torch.tensor([answer.ids])], dim=1)
     pixels = inputs["pixel_values"].to(llava.model.dtype)
     first = inputs["input_ids"].shape[1] - 1  # its output is the answer's first word
