@@ -90,7 +90,7 @@ class Chat:
         return self._engine.prompt_text(history, int(self._picture is not None))
 
     @takes_settings
-    def ask(self, question: str, settings: Settings) -> Answer:
+    def ask(self, question: str, *, settings: Settings) -> Answer:
         """Ask, wait for the answer, and add both to the conversation.
 
         When the model is full, PromptError says by how much and what to do.
@@ -100,7 +100,7 @@ class Chat:
         return self._add(question, self._engine.answer(generation))
 
     @takes_settings
-    def stream(self, question: str, settings: Settings) -> Iterator[str]:
+    def stream(self, question: str, *, settings: Settings) -> Iterator[str]:
         """Give the answer in pieces; joined, they are `ask`'s text.
 
         The turn is added at the end. Leaving the loop early ends the answer and adds it so far.
@@ -109,7 +109,7 @@ class Chat:
         return self._pieces(question, self._prepare(question, self.turns, settings))
 
     @takes_settings
-    def go_on(self, settings: Settings) -> Iterator[str]:
+    def go_on(self, *, settings: Settings) -> Iterator[str]:
         """Go on with an answer that stopped at the limit or was stopped; give the new pieces.
 
         At the end the longer answer takes the place of the last one. Its `seconds` are those
@@ -130,7 +130,7 @@ class Chat:
         return turn
 
     @takes_settings
-    def regenerate(self, settings: Settings) -> Answer:
+    def regenerate(self, *, settings: Settings) -> Answer:
         """Ask the last question again, in place of its answer.
 
         With temperature 0 the same question gives the same answer; 0.7 gives others. Raises
@@ -140,7 +140,7 @@ class Chat:
         return self._add(turn.question, self._engine.answer(generation), turn)
 
     @takes_settings
-    def stream_again(self, settings: Settings) -> Iterator[str]:
+    def stream_again(self, *, settings: Settings) -> Iterator[str]:
         """Do as `regenerate`, and give the new answer in pieces."""
         turn, generation = self._again(settings)
         return self._pieces(turn.question, generation, turn)

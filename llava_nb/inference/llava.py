@@ -123,7 +123,7 @@ class Llava:
         return picture.image, answer.text
 
     @takes_settings
-    def ask(self, image: Any, prompt: str, settings: Settings) -> Answer:
+    def ask(self, image: Any, prompt: str, *, settings: Settings) -> Answer:
         """Ask about a picture (or None: about nothing seen) and wait for the answer.
 
         `image` is anything that `open_image` takes. The settings are those of `Llava`. Raises
@@ -132,7 +132,7 @@ class Llava:
         return self.engine.answer(self._prepare(image, prompt, settings))
 
     @takes_settings
-    def stream(self, image: Any, prompt: str, settings: Settings) -> Iterator[str]:
+    def stream(self, image: Any, prompt: str, *, settings: Settings) -> Iterator[str]:
         """Give the answer in pieces as it grows; joined, they are `ask`'s text.
 
         Takes what `ask` takes and raises what `ask` raises, the model's own faults
