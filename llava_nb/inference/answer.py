@@ -291,6 +291,14 @@ class Generation:
             self._sent = text
 
 
+def check_batch_size(value: Any) -> int:
+    """Return how many are asked at once. Raises PromptError."""
+    size = whole_number(value)
+    if size is None:
+        raise PromptError(f"batch_size is {shown(value)}; it is a whole number from 1 on, as 8.")
+    return size
+
+
 def whole_number(value: Any, lowest: int = 1) -> int | None:
     """Return a whole number from `lowest` on, as which 256.0 and "256" count; else None."""
     found = _number(value)

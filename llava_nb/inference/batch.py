@@ -15,7 +15,7 @@ from PIL import Image
 from ..errors import LlavaNbError, OutOfVramError, PromptError
 from ..images import open_image
 from ..prompts import check_question
-from .answer import Answer, Settings, shown, whole_number
+from .answer import Answer, Settings, check_batch_size
 from .engine import Engine
 
 # One picture, or something that holds one. Files are rows of lines to Python.
@@ -26,11 +26,7 @@ def ask_batch(
     engine: Engine, images: Any, prompts: Any, batch_size: Any, settings: Settings
 ) -> list[Answer]:
     """Answer all; see `Llava.ask_batch`."""
-    size, tokenizer = whole_number(batch_size), engine.processor.tokenizer
-    if size is None:
-        raise PromptError(
-            f"batch_size is {shown(batch_size)}; it is a whole number from 1 on, as 8."
-        )
+    size, tokenizer = check_batch_size(batch_size), engine.processor.tokenizer
     pictures, questions = several(images), _questions(prompts)
     if isinstance(questions, str):  # one for all
         questions = [questions] * (1 if pictures is None else len(pictures))
