@@ -140,6 +140,7 @@ class Settings:
                 "a threading.Event(), or None."
             )
         self.max_new_tokens, self.stop = limit, stop
+        self.temperature, self.top_p = temperature_value, top_p_value
         self.arguments: dict[str, Any] = {"do_sample": not is_greedy}  # of `generate`
         if not is_greedy:
             # top_k is set aside: its default of 50 would act unseen beside top_p.
