@@ -35,6 +35,27 @@ LlavaNextImageProcessorPil = _on_pil("LlavaNext")
 LlavaOnevisionImageProcessorPil = _on_pil("LlavaOnevision")
 
 
+class OnevisionPixels(LlavaOnevisionImageProcessorPil):
+    """LLaVA-OneVision's image processor; `views` is "tiles", or "one" for the whole picture alone.
+
+    In one view a picture is 730 tokens, as the model was trained for several pictures in one
+    question; in tiles it is up to 8,829.
+    """
+
+    views = "tiles"
+
+    def _preprocess(
+        self, images: Any, batch_num_images: Any, *arguments: Any, **fields: Any
+    ) -> Any:
+        if self.views == "one":  # any number but 1 says that there are several, which get no tiles
+            batch_num_images = [2] * len(images)
+        return super()._preprocess(images, batch_num_images, *arguments, **fields)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as they are saved; how pictures are shown is not one of them."""
+        return {name: each for name, each in super().to_dict().items() if name != "views"}
+
+
 class OnevisionPictures(LlavaOnevisionProcessor):
     """LLaVA-OneVision's processor without its half for videos, which needs torchvision.
 
@@ -45,8 +66,9 @@ class OnevisionPictures(LlavaOnevisionProcessor):
         super().__init__(image_processor, tokenizer, video_processor=None, **fields)
 
 
-# In saved folders the name stands for the class that transformers knows.
+# In saved folders the names stand for the classes that transformers knows.
 OnevisionPictures.__name__ = LlavaOnevisionProcessor.__name__
+OnevisionPixels.__name__ = LlavaOnevisionImageProcessorPil.__name__
 
 
 def build_with_pixels(
@@ -64,7 +86,7 @@ def build_with_pixels(
     tiles = {"image_grid_pinpoints": getattr(config, "image_grid_pinpoints", None), "do_pad": True}
     if config.model_type == "llava_onevision":
         return OnevisionPictures(
-            LlavaOnevisionImageProcessorPil.from_pretrained(folder, size=square, **tiles),
+            OnevisionPixels.from_pretrained(folder, size=square, **tiles),
             num_image_tokens=(side // patch) ** 2,
             vision_aspect_ratio=config.vision_aspect_ratio,
             **fields,
@@ -145,6 +167,8 @@ def shrink(
     (cropped) and, where pictures are cut into tiles, for more than 24 megapixels.
     """
     pixels = processor.image_processor
+    if getattr(pixels, "views", None) == "one":
+        return _padded(picture, pixels.size["height"], _mean_colour(pixels), pixels.resample)
     if not isinstance(processor, LlavaProcessor) or not pixels.do_resize:
         factor = math.ceil(math.sqrt(picture.width * picture.height / _TILED))
         return picture.reduce(factor) if factor > 1 else picture
@@ -152,9 +176,12 @@ def shrink(
         return picture.resize((pixels.size["width"], pixels.size["height"]), pixels.resample)
     side = pixels.size["shortest_edge"]
     if isinstance(pixels, LlavaImageProcessorPil) and pixels.do_pad:
-        colour = tuple(int(mean * 255) for mean in pixels.image_mean)  # as the original has it
-        return _padded(picture, side, colour, pixels.resample)
+        return _padded(picture, side, _mean_colour(pixels), pixels.resample)
     return _shortest_edge(picture, side, pixels.resample, across_first=original)
+
+
+def _mean_colour(pixels: Any) -> tuple[int, ...]:
+    return tuple(int(mean * 255) for mean in pixels.image_mean)  # as the original has it
 
 
 def _padded(picture: Image.Image, side: int, colour: tuple[int, ...], resample: int) -> Image.Image:

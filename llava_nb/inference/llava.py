@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from ..errors import PromptError
+from ..errors import ModelError, PromptError
 from ..prompts import DEFAULT_PROMPT, DEFAULT_STYLE, build, check_question
 from ..vram.free import free_vram
 from .answer import Answer, Generation, Settings, shown, takes_settings, whole_number
@@ -82,6 +82,24 @@ class Llava:
         if name is not None:
             build([("", None)], str(name))  # raises PromptError for a name that is none
         self.engine.style = name
+
+    @property
+    def views(self) -> str | None:
+        """How LLaVA-OneVision is shown a picture; None for a model that knows one way only.
+
+        "one" is the whole picture, in 730 tokens; "tiles" are parts of it beside, in up to 8,829,
+        which show small things and take a CPU some minutes. May be set.
+        """
+        return getattr(self.engine.processor.image_processor, "views", None)
+
+    @views.setter
+    def views(self, views: str) -> None:
+        if self.views is None or views not in ("one", "tiles"):
+            known = '"one" or "tiles"' if self.views else "not to be set: it knows one way only"
+            raise ModelError(f"views is {shown(views)}; for {self.name} it is {known}.")
+        with self.engine.lock:
+            self.engine.processor.image_processor.views = views
+            self.engine.prefixes.clear()  # what it has read was shown otherwise
 
     @property
     def closed(self) -> bool:

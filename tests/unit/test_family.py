@@ -142,6 +142,38 @@ def test_the_processor_counts_what_the_model_makes_of_any_form(name, tmp_path):
         assert sum(len(each) for each in features) == count <= most, size
 
 
+def test_in_one_view_a_picture_is_what_the_processor_makes_of_one_of_several(tmp_path):
+    stock, pictures = make_member("llava-onevision", tmp_path), list(PICTURES.values())
+    llava = load(tmp_path, quantization=None)
+    llava.views = "one"
+    text = llava.prompt_text(QUESTION)
+    both = stock(images=[pictures], text=[text.replace("<image>", "<image>" * 2)])
+    for picture, expected in zip(pictures, both["pixel_values"], strict=True):
+        inputs = encode(llava.processor, [picture], [text])
+        assert inputs["pixel_values"][0].tolist() == expected.tolist()
+        assert (inputs["input_ids"] == llava.model.config.image_token_id).sum() == PATCHES + 1
+    alone = [llava.ask(picture, QUESTION, max_new_tokens=4).ids for picture in pictures]
+    assert [each.ids for each in llava.ask_batch(pictures, QUESTION, max_new_tokens=4)] == alone
+
+
+def test_what_was_read_in_tiles_is_not_remembered_in_one_view(tmp_path):
+    make_member("llava-onevision", tmp_path)
+    llava, picture = load(tmp_path), PICTURES["landscape"]
+    tiles = llava.ask(picture, QUESTION, max_new_tokens=1)
+    llava.views = "one"
+    one = llava.ask(picture, QUESTION, max_new_tokens=1)
+    assert one.reused_tokens == 0 and one.prompt_tokens < tiles.prompt_tokens
+    assert "views" not in (llava.save_4bit(tmp_path / "4bit") / "processor_config.json").read_text()
+
+
+def test_views_that_there_are_not(tiny, tmp_path):
+    with pytest.raises(ModelError, match="for tiny it is not to be set: it knows one way only"):
+        tiny.views = "one"
+    make_member("llava-onevision", tmp_path)
+    with pytest.raises(ModelError, match="""views is 'two'; .* it is "one" or "tiles"."""):
+        load(tmp_path).views = "two"
+
+
 def test_a_copy_without_the_fields_that_matter(member, tmp_path):
     """As the hub has older ones: two files of settings, the template in JSON."""
     _, folder, processor = member
