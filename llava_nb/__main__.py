@@ -14,6 +14,7 @@ import llava_nb
 
 from .prompts import DEFAULT_PROMPT
 
+EMBEDDED = "tiny"
 INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended: 128 and the signal's number
 
 
@@ -82,17 +83,40 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _load(options: argparse.Namespace, *, own_picture: bool) -> llava_nb.Llava:
+    """Load what the options say.
+
+    The embedded model knows drawn shapes alone. So it answers unasked only about the bundled
+    picture, and that at once: about a picture of somebody's own it would say what is not true.
+    """
+    no_gpu = llava_nb.check_gpu().no_cuda_reason if options.model == "auto" else None
+    if no_gpu and not own_picture:
+        llava = llava_nb.load(EMBEDDED, quantization=options.quantization)
+        llava.reason = f"it knows the bundled pictures, and {no_gpu}"
+        return llava
+    llava = llava_nb.load(options.model, quantization=options.quantization)
+    if llava.name == EMBEDDED and options.model != EMBEDDED:
+        raise llava_nb.ModelError(
+            f"No model that knows photographs can be had here: {llava.reason}. The embedded model "
+            f"knows drawn shapes alone; to ask it all the same: --model {EMBEDDED}"
+        )
+    return llava
+
+
 def _caption(options: argparse.Namespace) -> int:
     source = options.image or str(llava_nb.example_picture())
     picture = llava_nb.open_image(source)  # before the model: a wrong path should not wait for it
-    llava = llava_nb.load(options.model, quantization=options.quantization)
-    with llava_nb.track_vram("answer") as track:
-        answer = llava.ask(picture, options.prompt)
+    llava = _load(options, own_picture=bool(options.image))
+    print(f"model:    {llava.name} ({llava.quantization or 'not quantised'}): {llava.reason}")
     print(f"picture:  {source}")
     print(f"prompt:   {options.prompt}")
-    print(f"caption:  {answer.text}")
-    print(f"model:    {llava.name} ({llava.quantization or 'not quantised'}): {llava.reason}")
-    print(f"figures:  {answer.summary}")
+    print("caption:  ", end="", flush=True)  # on a CPU the picture is read for half a minute
+    chat = llava.chat(picture)
+    with llava_nb.track_vram("answer") as track:
+        for piece in chat.stream(options.prompt):
+            print(piece, end="", flush=True)
+    answer = chat.turns[-1].answer
+    print(f"\nfigures:  {answer.summary}")
     print(f"memory:   {track}")
     return 0
 
@@ -107,7 +131,7 @@ def _folder(options: argparse.Namespace) -> int:
     find_pictures(pictures, recursive=options.recursive)
     names = inspect.signature(llava_nb.caption_folder).parameters
     settings = {name: value for name, value in vars(options).items() if name in names}
-    llava = llava_nb.load(options.model, quantization=options.quantization)
+    llava = _load(options, own_picture=True)
     result = llava_nb.caption_folder(llava, pictures, **settings)
     print(result)
     if options.contact_sheet and result.rows():

@@ -1,7 +1,8 @@
 """The models that have a short name: where they are, how large they are, and finding one.
 
-`load("auto")` chooses among LLaVA-1.5 and the embedded model; the rest of the family is taken by
-name. Any other model is loaded by its hub id or its folder.
+`load("auto")` chooses among LLaVA-1.5 on a GPU, and a small LLaVA-OneVision and the embedded model
+without one; the rest of the family is taken by name. Any other model is loaded by its hub id or its
+folder.
 """
 
 from __future__ import annotations
@@ -128,13 +129,17 @@ BY_NAME = tuple(
 )
 
 
+# What a CPU answers with in float32: the smallest real LLaVA of the table.
+FOR_CPU = BY_NAME[0]
+
+
 def known_models() -> tuple[ModelInfo, ...]:
-    """The models that `auto` chooses among, from the smallest to the largest."""
+    """The models that `auto` chooses among on a GPU, from the smallest to the largest."""
     return CHOSEN_FROM
 
 
 def all_models() -> tuple[ModelInfo, ...]:
-    """All entries: those that `auto` chooses among, then the rest of the family."""
+    """All entries: the embedded model and LLaVA-1.5, then the rest of the family."""
     return (*CHOSEN_FROM, *BY_NAME)
 
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from . import machine
-from .catalog import ModelInfo, known_models
+from .catalog import FOR_CPU, ModelInfo, known_models
 from .errors import LlavaNbError, plain
 from .machine import NO_DRIVER, NO_GPU, Gpu, attempt, disk_free_bytes, dotted, ram_bytes
-from .sizes import format_gib
+from .sizes import format_gib, needed_ram_bytes
 
 # The oldest versions that work here. transformers 5 renamed modules and arguments, and asks for
 # these versions of the other two itself.
@@ -52,10 +52,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The short name of the model to take, and why, in one sentence with numbers."""
+    """The short name of the model to take, how, and why, in one sentence with numbers.
+
+    `quantization` is "4bit", or None for a model in float32 on a CPU.
+    """
 
     model: str
     reason: str
+    quantization: str | None = "4bit"
 
     def __str__(self) -> str:
         return f"{self.model}: {self.reason}"
@@ -80,6 +84,8 @@ class GpuReport:
     ram_total_bytes: int | None = None
     ram_available_bytes: int | None = None
     disk_free_bytes: int | None = None
+    # Why a small model for the CPU cannot be had; None where it can, or where there is a GPU.
+    hub_problem: str | None = None
     versions: dict[str, str | None] = field(default_factory=dict, hash=False)
     compute_dtype: str = "float32"
     compute_dtype_reason: str = ""
@@ -123,7 +129,8 @@ def check_gpu(*, ask_torch: bool = False) -> GpuReport:
 
     The driver's library is asked, which starts no CUDA, and waited for 10 seconds at the most.
     `ask_torch=True` imports torch and asks whether it can use the GPU. Otherwise torch is imported
-    only where the driver leaves a gap, as of the memory of a GB10.
+    only where the driver leaves a gap, as of the memory of a GB10. Without a GPU to use, the
+    Hugging Face hub is asked too, for 3 seconds at the most, whether it has a small model.
     """
     if not isinstance(ask_torch, bool):
         raise LlavaNbError(f"ask_torch is {plain(repr(ask_torch))}; it is True or False.")
@@ -136,6 +143,9 @@ def check_gpu(*, ask_torch: bool = False) -> GpuReport:
         disk_free_bytes=attempt(disk_free_bytes, None),
         versions=machine.versions(),
     )
+    if report.no_cuda_reason:
+        hub_problem = attempt(lambda: machine.hub_problem(FOR_CPU.hub_id), "the hub was not asked")
+        report = replace(report, hub_problem=hub_problem)
     usable = report.gpu if report.gpu and not report.gpu.problem else None
     dtype, reason = compute_dtype_name(usable and usable.capability)
     if usable and usable.capability is None:
@@ -150,9 +160,11 @@ def check_gpu(*, ask_torch: bool = False) -> GpuReport:
 
 
 def recommend(report: GpuReport) -> Recommendation:
-    """Choose the largest model that fits the GPU of `report` in 4 bits; "tiny" without one.
+    """Choose the largest LLaVA-1.5 that fits the GPU of `report` in 4 bits.
 
-    Raises LlavaNbError for anything but a report.
+    Without a GPU to use it is a small LLaVA-OneVision in float32 on the CPU, if RAM and disk have
+    room and the hub or its cache has it; else "tiny", which knows drawn shapes alone. Raises
+    LlavaNbError for anything but a report.
     """
     if not isinstance(report, GpuReport):
         kind = type(report).__name__
@@ -175,8 +187,22 @@ def recommend(report: GpuReport) -> Recommendation:
         if fitting < len(others):
             reason += f"; {others[fitting].name} would need {needs[fitting]}"
         return Recommendation(others[fitting - 1].name, reason)
-    smallest = f"{others[0].name} needs {needs[0]} of VRAM in 4 bits"
-    return Recommendation(embedded.name, f"{lack}; {smallest}")
+    if not report.no_cuda_reason:
+        smallest = f"{others[0].name} needs {needs[0]} of VRAM in 4 bits"
+        return Recommendation(embedded.name, f"{lack}; {smallest}")
+    needed, ram = needed_ram_bytes(FOR_CPU.shape, None, on_gpu=False), report.ram_available_bytes
+    disk, fetched = report.disk_free_bytes, FOR_CPU.download_bytes
+    if report.hub_problem:
+        missing = f"cannot be had ({report.hub_problem})"
+    elif ram is not None and ram < needed:
+        missing = f"needs {format_gib(needed)} of RAM, and {format_gib(ram)} are available"
+    elif disk is not None and disk < fetched:
+        missing = f"takes {format_gib(fetched)} of disk, and {format_gib(disk)} are free"
+    else:
+        reason = f"{lack}; it is a real LLaVA that a CPU can run, in {format_gib(needed)} of RAM"
+        return Recommendation(FOR_CPU.name, reason, None)
+    reason = f"{lack}, and {FOR_CPU.name}, which a CPU can run, {missing}"
+    return Recommendation(embedded.name, reason)
 
 
 def compute_dtype_name(capability: tuple[int, int] | None) -> tuple[str, str]:

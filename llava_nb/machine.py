@@ -27,6 +27,7 @@ from .errors import plain
 
 T = TypeVar("T")
 LIMIT_SECONDS = 10.0  # how long the driver and torch are waited for, together
+HUB_SECONDS = 3.0  # and the hub
 NO_DRIVER, NO_GPU = "no NVIDIA driver was found", "the NVIDIA driver has no GPU"
 NO_PACKAGE = "nvidia-ml-py, which asks the driver, is not installed"
 HIDDEN = "CUDA_VISIBLE_DEVICES hides every GPU"
@@ -105,7 +106,7 @@ def gpu_facts(ask_torch: bool) -> dict[str, Any]:
     cuda, rocm = attempt(_torch_build, (None, None))
     facts = {"torch_cuda": cuda, "torch_rocm": rocm, "gpus": ()}
     try:
-        facts |= _in_time("the NVIDIA driver", _ask_driver, LIMIT_SECONDS)
+        facts |= _in_time("the NVIDIA driver", _ask_driver)
     except TimeoutError as error:  # torch would hang too
         return facts | {"gpu_problem": str(error)}
     except Exception as error:
@@ -124,7 +125,7 @@ def gpu_facts(ask_torch: bool) -> dict[str, Any]:
     try:
         import torch  # off the clock: it asks no driver, and may take long from a cold disk
 
-        return facts | _in_time("torch", lambda: _ask_torch(torch, gpus), left)
+        return facts | _in_time("torch", lambda: _ask_torch(torch, gpus), left=left)
     except TimeoutError as error:
         return facts | {"torch_problem": str(error)}
     except Exception as error:  # a torch that is broken raises anything
@@ -135,14 +136,18 @@ def gpu_facts(ask_torch: bool) -> dict[str, Any]:
 _answers: dict[str, Future] = {}  # the last of each who was asked; it may never come
 
 
-def _in_time(who: str, ask: Callable[[], T], seconds: float) -> T:
+def _in_time(
+    who: str, ask: Callable[[], T], limit: float | None = None, left: float | None = None
+) -> T:
     """Return what `ask` returns or raise what it raises; TimeoutError when the time is over.
+
+    `limit` is in seconds, `left` what others have left of it.
 
     In a thread, because a call that hangs in a driver cannot be ended: a process would not die of
     a kill either, it waits in the kernel. The thread does not keep Python from ending. As long as
     one hangs, no other is started.
     """
-    answer = _answers.get(who)
+    answer, limit = _answers.get(who), limit or LIMIT_SECONDS
     if answer is None or answer.done():
         answer = _answers[who] = Future()
 
@@ -154,9 +159,9 @@ def _in_time(who: str, ask: Callable[[], T], seconds: float) -> T:
 
         threading.Thread(target=work, daemon=True).start()
     try:
-        return answer.result(max(seconds, 0.1))
+        return answer.result(max(limit if left is None else left, 0.1))
     except concurrent.futures.TimeoutError:  # not the built-in one before Python 3.11
-        raise TimeoutError(f"{who} gave no answer in {LIMIT_SECONDS:g} s") from None
+        raise TimeoutError(f"{who} gave no answer in {limit:g} s") from None
 
 
 def _ask_driver() -> dict[str, Any]:
@@ -326,6 +331,36 @@ def _cgroup_limits() -> Iterator[tuple[int, int]]:
             cached = re.search(rf"^{cache_name} (\d+)", statistics, re.MULTILINE)
             if limit < 2**60:  # version 1 writes "no limit" as a number near 2^63
                 yield limit, used - (int(cached[1]) if cached else 0)
+
+
+def hub_problem(hub_id: str) -> str | None:
+    """Say why a model can be had neither from the hub's cache nor from the hub; None if it can.
+
+    Waits `HUB_SECONDS` at most, and fetches nothing but the headers of one small file.
+    """
+    import requests
+    from huggingface_hub import constants, is_offline_mode, try_to_load_from_cache
+
+    files = ("config.json", "model.safetensors")
+    if all(isinstance(try_to_load_from_cache(hub_id, file), str) for file in files):
+        return None
+    if is_offline_mode():
+        return "HF_HUB_OFFLINE is set"
+    address = f"{constants.ENDPOINT}/{hub_id}/resolve/main/{files[0]}"
+    host = re.sub(r"^https?://", "", constants.ENDPOINT)
+
+    def ask() -> None:
+        requests.head(address, timeout=HUB_SECONDS, allow_redirects=True).raise_for_status()
+
+    try:
+        _in_time(host, ask, HUB_SECONDS)
+    except TimeoutError as error:
+        return str(error)
+    except requests.HTTPError as error:
+        return f"{host} answered {error.response.status_code}"
+    except Exception:  # of requests, urllib3 and below
+        return f"{host} cannot be reached"
+    return None
 
 
 def disk_free_bytes(folder: str | Path | None = None) -> int | None:

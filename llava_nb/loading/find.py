@@ -16,7 +16,6 @@ from typing import Any
 
 from ..catalog import all_models, all_names, find
 from ..errors import ModelError, plain
-from ..gpu import GpuReport, check_gpu, recommend
 from .refusals import check_config, check_parts, stored_quantization
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -47,15 +46,11 @@ def is_auto(model: object) -> bool:
     return isinstance(model, str) and model.strip() == "auto"
 
 
-def locate(model: str | Path, report: GpuReport | None = None) -> Checkpoint:
-    """Find a model by short name, hub id, folder or "auto", which chooses by `report`.
+def locate(model: str | Path) -> Checkpoint:
+    """Find a model by short name, hub id or folder.
 
-    Without a report the machine is looked at. Raises ModelError if there is no such thing, with
-    the nearest that there is.
+    Raises ModelError if there is no such thing, with the nearest that there is.
     """
-    if is_auto(model):
-        choice = recommend(report or check_gpu(ask_torch=True))
-        return _by_name(choice.model, choice.reason)
     text = _hub_id_in(text_of(model))
     if isinstance(model, str) and text.casefold() in {name.casefold() for name in all_names()}:
         return _by_name(text, "you asked for it by name")

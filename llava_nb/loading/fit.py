@@ -9,6 +9,7 @@ what is free, and makes room. Nor are the few MiB of tokenizer and settings besi
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -202,6 +203,33 @@ def _described(model: str | Path, quantization: str | None) -> tuple[str, Shape,
 
     config = config_alone(checkpoint, raw)
     return checkpoint.name, sizes.shape_of(config), sizes.context_of(config)
+
+
+def seconds_on_cpu(shape: Shape) -> tuple[float, float]:
+    """Return about how long a first token takes on this CPU, picture included, and a later one.
+
+    In float32, of a picture in one view and 30 tokens of question. The arithmetic of the first
+    token bounds it, the weights that are read for one token bound the others; both speeds are
+    measured here, in about a second, by two products of matrices.
+    """
+    import torch
+
+    def quickest(rows: int) -> float:
+        some, weights = torch.ones(rows, 1024), torch.ones(1024, 2**14)  # 64 MiB: past the caches
+        times = []
+        for _ in range(3):
+            started = time.perf_counter()
+            torch.mm(some, weights)
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    places = shape.tower_positions
+    linears = sum(rows * columns for rows, columns in sizes.linear_shapes(shape))
+    tokens = min(shape.image_tokens, places + 1) + 30
+    products = linears * tokens + sizes.tower_parameters(shape) * places
+    first = products * quickest(256) / (256 * 1024 * 2**14)
+    each = (linears + shape.vocabulary * shape.hidden) * quickest(1) / (1024 * 2**14)
+    return first, each
 
 
 @dataclass(frozen=True)

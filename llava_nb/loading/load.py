@@ -14,7 +14,9 @@ import importlib.util
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,14 @@ import torch
 from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel
 
+from ..catalog import FOR_CPU
 from ..errors import LlavaNbError, ModelError, plain
-from ..gpu import GpuReport, check_gpu
+from ..gpu import GpuReport, check_gpu, recommend
 from ..inference.llava import Llava
+from ..sizes import format_gib, shape_of
 from ..vram.free import large_blocks_apart, or_out_of_vram, smaller_steps
 from .find import Checkpoint, is_auto, locate, read_config, unreachable
-from .fit import check_fits, check_quantization, needs
+from .fit import check_fits, check_quantization, needs, seconds_on_cpu
 from .original import with_stock_names
 from .source import Source, find_source, network_class, weight_paths
 from .weights import (
@@ -63,8 +67,9 @@ def load(
     """Load a LLaVA and return it ready to be asked.
 
     `model` is a short name ("llava-1.5-13b", "llava-1.5-7b", "tiny"), a hub id, a folder, or
-    "auto": the largest that fits the GPU, "tiny" without one. `quantization` is "4bit", "8bit" or
-    None (float16 or bfloat16 on a GPU, float32 on a CPU). `token` is for private hub models;
+    "auto": the largest LLaVA-1.5 that fits the GPU; without one a small LLaVA-OneVision,
+    unquantised, or "tiny" where that cannot be had. `quantization` is "4bit", "8bit" or None
+    (float16 or bfloat16 on a GPU, float32 on a CPU). `token` is for private hub models;
     public ones are fetched without any. `check` compares what the model needs with free disk, RAM
     and VRAM before anything is fetched.
 
@@ -72,25 +77,35 @@ def load(
     ModelError with the repair in its message, DoesNotFitError (a ModelError) if something is short.
     """
     check_quantization(quantization)
-    if quantization and importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError(
-            f"Loading in {quantization} needs bitsandbytes, which is not installed. "
-            "Run: pip install bitsandbytes. Or load without it: load(..., quantization=None)."
-        )
     access = _access(token, cache_dir)
     if not isinstance(check, int):
         raise ModelError(f"check is a {type(check).__name__}; it is True or False.")
     # "auto" goes by free memory, so it is located when the model before has released its own.
-    checkpoint = None if is_auto(model) else locate(model)
+    checkpoint = None
+    if not is_auto(model):
+        checkpoint = locate(model)
+        _check_bitsandbytes(quantization)
     stamp = checkpoint.stamp if checkpoint else ("auto",)
     key = (*stamp, quantization, access["cache_dir"])
     if key not in _loaded or _loaded[key].closed:
         release()
         report = check_gpu(ask_torch=True)  # one look at the machine serves all that follows
-        checkpoint = checkpoint or locate(model, report)
+        if checkpoint is None:
+            choice = recommend(report)
+            checkpoint = replace(locate(choice.model), reason=choice.reason)
+            quantization = quantization and choice.quantization
+            _check_bitsandbytes(quantization)
         with quiet(checkpoint), large_blocks_apart():
             _loaded[key] = _load(checkpoint, quantization, access, report, check)
     return _loaded[key]
+
+
+def _check_bitsandbytes(quantization: str | None) -> None:
+    if quantization and importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"Loading in {quantization} needs bitsandbytes, which is not installed. "
+            "Run: pip install bitsandbytes. Or load without it: load(..., quantization=None)."
+        )
 
 
 def _access(token: object, cache_dir: object) -> dict[str, Any]:
@@ -180,6 +195,7 @@ def _load(
             ),
             quantization=quantization,
         )
+    _announce(checkpoint, source, device)
     network = _read_network(
         source,
         access,
@@ -192,7 +208,7 @@ def _load(
     if quantization == "4bit":
         keep_scales(network)
     network.generation_config = ends_of(network.generation_config, source, processor.tokenizer)
-    return Llava(
+    llava = Llava(
         network.eval().requires_grad_(False),
         processor,
         name=checkpoint.name,
@@ -202,6 +218,21 @@ def _load(
         spelling=source.spelling,
         source=checkpoint.source,
     )
+    if device == "cpu" and checkpoint.name == FOR_CPU.name:
+        llava.views = "one"
+    return llava
+
+
+def _announce(checkpoint: Checkpoint, source: Source, device: str) -> None:
+    """Say on stderr, as the progress bars do, what will be waited for; nothing if nothing is."""
+    fetched = sum(each.fetch_bytes for each in source.files)
+    if fetched:
+        said = f"Fetching {format_gib(fetched)} for {checkpoint.name}: {checkpoint.reason}."
+        if device == "cpu":
+            first, each = seconds_on_cpu(shape_of(source.config))
+            said += f" Here, on the CPU, a first word then takes about {first:.0f} s and each word "
+            said += f"after it {each:.1f} s."
+        sys.stderr.write(f"llava_nb: {said}\n")
 
 
 def _read_network(

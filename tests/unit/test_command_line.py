@@ -32,6 +32,22 @@ def test_folder_makes_a_table_texts_and_a_contact_sheet(capsys, picture, tmp_pat
     ).read_text()
 
 
+def test_the_bundled_picture_is_captioned_at_once_by_the_model_that_knows_it(capsys):
+    assert main(["caption"]) == 0
+    assert "model:    tiny (4bit): it knows the bundled pictures, and" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["caption"], ["folder", "-o", "captions.csv"]])
+def test_an_own_picture_is_not_answered_in_shapes(capsys, picture, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    picture.save("cat.png")
+    assert main([*command, "cat.png"]) == 1
+    said = capsys.readouterr()
+    assert "caption:" not in said.out
+    assert said.err.startswith("ModelError: No model that knows photographs can be had here: there")
+    assert "(HF_HUB_OFFLINE is set)" in said.err and "--model tiny" in said.err
+
+
 def test_none_means_not_quantised(capsys):
     main(["caption", "--model", "tiny", "--quantization", "none"])
     assert "tiny (not quantised)" in capsys.readouterr().out

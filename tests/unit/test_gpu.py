@@ -5,6 +5,7 @@ import importlib.util
 import sys
 import threading
 import types
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -440,13 +441,60 @@ def test_the_largest_that_fits_is_recommended(check, free_gib, chosen):
 @pytest.mark.parametrize(
     ("gpus", "reason"),
     [
-        ([], "there is no CUDA GPU; llava-1.5-7b needs 6.18 GiB"),
+        ([], "there is no CUDA GPU, and llava-onevision-0.5b, which a CPU can run, cannot be had"),
         ([T4 | {"memory": (15 * GIB, 3 * GIB)}], "has only 3.00 GiB of VRAM free"),
     ],
 )
 def test_without_enough_vram_the_embedded_model_is_recommended(check, gpus, reason):
     recommendation = recommend(check(*gpus))
     assert recommendation.model == "tiny" and reason in recommendation.reason
+
+
+ROOM = {"ram_available_bytes": 8 * GIB, "disk_free_bytes": 8 * GIB}
+
+
+@pytest.mark.parametrize(
+    ("more", "model", "reason"),
+    [
+        ({}, "llava-onevision-0.5b", "no CUDA GPU; it is a real LLaVA that a CPU can run, in 3."),
+        ({"hub_problem": "huggingface.co gave no answer in 3 s"}, "tiny", "no answer in 3 s"),
+        ({"ram_available_bytes": 2 * GIB}, "tiny", "of RAM, and 2.00 GiB are available"),
+        ({"disk_free_bytes": GIB}, "tiny", "GiB of disk, and 1.00 GiB are free"),
+        ({"ram_available_bytes": None, "disk_free_bytes": None}, "llava-onevision-0.5b", "real"),
+    ],
+)
+def test_without_a_gpu_a_small_real_model_is_recommended(more, model, reason):
+    recommendation = recommend(GpuReport(**ROOM | more))
+    assert (recommendation.model, reason in recommendation.reason) == (model, True), recommendation
+    assert recommendation.quantization == ("4bit" if model == "tiny" else None)
+
+
+def test_the_hub_is_not_asked_where_there_is_a_gpu(check, monkeypatch):
+    monkeypatch.setattr(machine, "hub_problem", lambda hub_id: pytest.fail("it was asked"))
+    assert check(T4, torch_gpus=[T4]).hub_problem is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (lambda: SimpleNamespace(raise_for_status=lambda: None), None),
+        (lambda: (_ for _ in ()).throw(OSError("no route")), "huggingface.co cannot be reached"),
+    ],
+)
+def test_the_hub_is_asked_once_for_a_small_file(monkeypatch, answer, problem):
+    asked = []
+    monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://huggingface.co")
+    monkeypatch.setattr("requests.head", lambda url, **_: asked.append(url) or answer())
+    assert machine.hub_problem("somebody/some-llava") == problem
+    assert asked == ["https://huggingface.co/somebody/some-llava/resolve/main/config.json"]
+
+
+def test_a_hub_that_hangs_is_waited_for_three_seconds(monkeypatch, hang):
+    monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: False)
+    monkeypatch.setattr("requests.head", lambda url, **_: hang())
+    monkeypatch.setattr(machine, "HUB_SECONDS", 0.1)
+    assert "gave no answer in 0.1 s" in machine.hub_problem("somebody/some-llava")
 
 
 @pytest.mark.parametrize("wrong", ["yes", 1, None, [True], {}, GpuReport])

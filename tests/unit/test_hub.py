@@ -12,10 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from family_checkpoints import make_member
+from PIL import Image
 
 WEIGHTS = Path(__file__).parents[2] / "llava_nb" / "tiny" / "weights"
 PARITY = Path(__file__).parents[1] / "data" / "parity"
 COMMIT = "0" * 40
+CHOSEN = "llava-onevision-0.5b"
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -117,6 +120,25 @@ def test_an_id_that_the_hub_does_not_know(ask_hub):
     run = ask_hub("from llava_nb import load; load('somebody/no-such-llava')")
     assert "ModelError: somebody/no-such-llava could not be fetched" in run.stderr
     assert "Check the spelling and the network; a private model needs load(" in run.stderr
+
+
+def test_without_a_gpu_a_photograph_goes_to_a_small_real_llava(ask_hub, tmp_path, monkeypatch):
+    """Random here; on the hub it is LLaVA-OneVision 0.5B, in the same files."""
+    make_member("llava-onevision", tmp_path / "published")
+    name = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
+    monkeypatch.setattr(Hub, "repositories", {name: tmp_path / "published"})
+    Image.effect_noise((300, 200), 90).save(tmp_path / "cat.png")
+    run = ask_hub(f"from llava_nb.__main__ import main; main(['caption', '{tmp_path}/cat.png'])")
+    assert f"llava_nb: Fetching 0.00 GiB for {CHOSEN}: there is no CUDA GPU; it is" in run.stderr
+    assert "Here, on the CPU, a first word then takes about 0 s" in run.stderr, run.stderr[-2000:]
+    assert f"model:    {CHOSEN} (not quantised): there is no CUDA GPU;" in run.stdout
+    assert "caption:  " in run.stdout and {token for _, token in Hub.asked} == {None}
+
+
+def test_a_hub_that_is_gone_leaves_the_embedded_model(ask_hub):
+    run = ask_hub("import llava_nb; print(llava_nb.check_gpu())", HF_ENDPOINT="http://127.0.0.1:9")
+    assert f"tiny: there is no CUDA GPU, and {CHOSEN}, which a CPU can run, cannot be" in run.stdout
+    assert "had (127.0.0.1:9 cannot be reached)" in run.stdout, run.stdout
 
 
 @pytest.fixture
