@@ -29,7 +29,7 @@ _HOMES = {
     "caption_folder": "folder.run",
     "FolderResult": "folder.run",
     "open_image": "images",
-    "example_picture": "pictures",
+    "example_picture": "images",
     "Answer": "inference.answer",
     "Llava": "inference.llava",
     "LlavaNbError": "errors",

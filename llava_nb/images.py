@@ -35,6 +35,21 @@ _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _SCHEMES_WITHOUT_SLASHES = ("about", "blob", "file", "ftp", "javascript", "mailto", "view-source")
 
 
+# Drawn, so that the embedded model knows what they show; for a first caption without a picture.
+EXAMPLES = Path(__file__).parent / "pictures"
+EXAMPLE_NAMES = ("one_shape.png", "two_shapes.png", "three_shapes.png")
+
+
+def example_picture(name: str = "three_shapes.png") -> Path:
+    """Return the path of a bundled picture. Raises LlavaNbError, which names those there are."""
+    if not isinstance(name, str) or name not in EXAMPLE_NAMES:
+        raise LlavaNbError(
+            f"There is no bundled picture {plain(repr(name))}; there are: "
+            f"{', '.join(EXAMPLE_NAMES)}."
+        )
+    return EXAMPLES / name
+
+
 def open_image(
     source: Any,
     *,

@@ -21,8 +21,8 @@ import ipywidgets as widgets
 from ipywidgets import Layout
 
 from ..errors import LlavaNbError, plain
+from ..images import example_picture
 from ..machine import place
-from ..pictures import example_picture
 from ..prompts import DEFAULT_PROMPT, check_question
 from ..vram.report import vram_report
 from . import html

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from llava_nb.pictures import FOLDER
+from llava_nb.images import EXAMPLES as FOLDER
 
 from .tiny.scenes import Scene, draw, sample_scene
 

@@ -21,9 +21,9 @@ from llava_nb import (
     track_vram,
     vram_report,
 )
+from llava_nb.images import example_picture
 from llava_nb.inference.kv_cache import Room, cache_with_room
 from llava_nb.loading.load import release
-from llava_nb.pictures import example_picture
 
 pytestmark = pytest.mark.gpu
 MIB = 2**20

@@ -9,9 +9,9 @@ import torch
 from llava_lessons.pictures import SEEDS, scene_of
 from llava_lessons.tiny.questions import describe_scene
 from llava_nb import Answer, ModelError, PromptError, load, open_image
+from llava_nb.images import example_picture
 from llava_nb.inference import engine
 from llava_nb.inference.answer import Generation, Settings
-from llava_nb.pictures import example_picture
 
 QUESTION = "Describe this picture."
 

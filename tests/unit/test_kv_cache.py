@@ -6,6 +6,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from llava_nb import load
+from llava_nb.images import example_picture
 from llava_nb.inference import kv_cache
 from llava_nb.inference.kv_cache import (
     PreallocatedLayer,
@@ -15,7 +16,6 @@ from llava_nb.inference.kv_cache import (
     cache_for_batch,
     take_layers,
 )
-from llava_nb.pictures import example_picture
 
 HEADS, WIDTH = 2, 4
 

@@ -7,7 +7,7 @@ import pytest
 from llava_lessons.pictures import scene_of
 from llava_lessons.tiny.questions import describe_scene
 from llava_nb import caption_panel
-from llava_nb.pictures import example_picture
+from llava_nb.images import example_picture
 
 DESCRIBE, COUNT = "Describe this picture.", "How many things are there?"
 THREE = "three_shapes.png"
