@@ -5,6 +5,7 @@ Nothing here installs or deletes: the report says what to do, and the person dec
 
 from __future__ import annotations
 
+import functools
 import html
 import platform
 import re
@@ -84,8 +85,6 @@ class GpuReport:
     ram_total_bytes: int | None = None
     ram_available_bytes: int | None = None
     disk_free_bytes: int | None = None
-    # Why a small model for the CPU cannot be had; None where it can, or where there is a GPU.
-    hub_problem: str | None = None
     versions: dict[str, str | None] = field(default_factory=dict, hash=False)
     compute_dtype: str = "float32"
     compute_dtype_reason: str = ""
@@ -108,6 +107,11 @@ class GpuReport:
         """Why nothing runs on a GPU here, without a full stop; None where models would."""
         return _fault(self)[0] if self.gpus else "there is no CUDA GPU"
 
+    @functools.cached_property
+    def hub_problem(self) -> str | None:
+        """Why the small model for a CPU cannot be had; None if it can. The hub is asked once."""
+        return attempt(lambda: machine.hub_problem(FOR_CPU.hub_id), "the hub was not asked")
+
     def __str__(self) -> str:
         rows = [f"{f'[{mark}]':<7}{label:<15}{text}" for mark, label, text in _rows(self)]
         steps = ["What to do:", *(f"- {step}" for step in self.advice)] if self.advice else []
@@ -129,8 +133,8 @@ def check_gpu(*, ask_torch: bool = False) -> GpuReport:
 
     The driver's library is asked, which starts no CUDA, and waited for 10 seconds at the most.
     `ask_torch=True` imports torch and asks whether it can use the GPU. Otherwise torch is imported
-    only where the driver leaves a gap, as of the memory of a GB10. Without a GPU to use, the
-    Hugging Face hub is asked too, for 3 seconds at the most, whether it has a small model.
+    only where the driver leaves a gap, as of the memory of a GB10. Without a GPU to use, printing
+    the report asks the Hugging Face hub, for 3 seconds at the most, whether it has a small model.
     """
     if not isinstance(ask_torch, bool):
         raise LlavaNbError(f"ask_torch is {plain(repr(ask_torch))}; it is True or False.")
@@ -143,9 +147,6 @@ def check_gpu(*, ask_torch: bool = False) -> GpuReport:
         disk_free_bytes=attempt(disk_free_bytes, None),
         versions=machine.versions(),
     )
-    if report.no_cuda_reason:
-        hub_problem = attempt(lambda: machine.hub_problem(FOR_CPU.hub_id), "the hub was not asked")
-        report = replace(report, hub_problem=hub_problem)
     usable = report.gpu if report.gpu and not report.gpu.problem else None
     dtype, reason = compute_dtype_name(usable and usable.capability)
     if usable and usable.capability is None:

@@ -454,24 +454,30 @@ ROOM = {"ram_available_bytes": 8 * GIB, "disk_free_bytes": 8 * GIB}
 
 
 @pytest.mark.parametrize(
-    ("more", "model", "reason"),
+    ("problem", "room", "model", "reason"),
     [
-        ({}, "llava-onevision-0.5b", "no CUDA GPU; it is a real LLaVA that a CPU can run, in 3."),
-        ({"hub_problem": "huggingface.co gave no answer in 3 s"}, "tiny", "no answer in 3 s"),
-        ({"ram_available_bytes": 2 * GIB}, "tiny", "of RAM, and 2.00 GiB are available"),
-        ({"disk_free_bytes": GIB}, "tiny", "GiB of disk, and 1.00 GiB are free"),
-        ({"ram_available_bytes": None, "disk_free_bytes": None}, "llava-onevision-0.5b", "real"),
+        (None, {}, "llava-onevision-0.5b", "no CUDA GPU; it is a real LLaVA that a CPU can run"),
+        ("no answer in 3 s", {}, "tiny", "which a CPU can run, cannot be had (no answer in 3 s)"),
+        (None, {"ram_available_bytes": 2 * GIB}, "tiny", "of RAM, and 2.00 GiB are available"),
+        (None, {"disk_free_bytes": GIB}, "tiny", "GiB of disk, and 1.00 GiB are free"),
+        (None, dict.fromkeys(ROOM), "llava-onevision-0.5b", "in 3.83 GiB of RAM"),
     ],
 )
-def test_without_a_gpu_a_small_real_model_is_recommended(more, model, reason):
-    recommendation = recommend(GpuReport(**ROOM | more))
+def test_without_a_gpu_a_small_real_model_is_recommended(monkeypatch, problem, room, model, reason):
+    monkeypatch.setattr(machine, "hub_problem", lambda hub_id: problem)
+    recommendation = recommend(GpuReport(**ROOM | room))
     assert (recommendation.model, reason in recommendation.reason) == (model, True), recommendation
     assert recommendation.quantization == ("4bit" if model == "tiny" else None)
 
 
 def test_the_hub_is_not_asked_where_there_is_a_gpu(check, monkeypatch):
     monkeypatch.setattr(machine, "hub_problem", lambda hub_id: pytest.fail("it was asked"))
-    assert check(T4, torch_gpus=[T4]).hub_problem is None
+    assert "llava-1.5-13b" in str(recommend(check(T4, torch_gpus=[T4])))
+
+
+def test_looking_at_a_machine_asks_no_hub(check, monkeypatch):
+    monkeypatch.setattr(machine, "hub_problem", lambda hub_id: pytest.fail("it was asked"))
+    assert check().no_cuda_reason == "there is no CUDA GPU"
 
 
 @pytest.mark.parametrize(
