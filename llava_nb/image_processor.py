@@ -158,16 +158,23 @@ _TILED = 24_000_000  # pixels of a picture that is cut into tiles, a photograph 
 
 
 def shrink(
-    picture: Image.Image, processor: ProcessorMixin, *, original: bool = False
+    picture: Image.Image,
+    processor: ProcessorMixin,
+    *,
+    original: bool = False,
+    is_alone: bool = True,
 ) -> Image.Image:
     """Return the picture in the size that the model looks at, so that it takes little memory.
+
+    `is_alone`: not one of several in a question, which LLaVA-OneVision is shown in one view each.
 
     The pixels that the processor makes of it are bit for bit those that it makes of the whole
     picture, but for strips more than 4,096 pixels long (padded) or 64 times as long as wide
     (cropped) and, where pictures are cut into tiles, for more than 24 megapixels.
     """
     pixels = processor.image_processor
-    if getattr(pixels, "views", None) == "one":
+    views = getattr(pixels, "views", None)
+    if views == "one" or (views and not is_alone):
         return _padded(picture, pixels.size["height"], _mean_colour(pixels), pixels.resample)
     if not isinstance(processor, LlavaProcessor) or not pixels.do_resize:
         factor = math.ceil(math.sqrt(picture.width * picture.height / _TILED))

@@ -75,16 +75,27 @@ def build_processor(
 
 def encode(
     processor: ProcessorMixin,
-    pictures: Sequence[Image.Image],
+    pictures: Sequence[Image.Image | Sequence[Image.Image]],
     prompts: Sequence[str],
     spelling: Spelling | None = None,
 ) -> BatchFeature:
     """Return the model's inputs for prompts and their pictures, in the order of both.
 
-    ids and mask are (prompts, tokens); pixels are (pictures, 3, side, side) in float32, or, where
+    `pictures` has a picture for each prompt that shows one, or a list of them for every prompt. ids
+    and mask are (prompts, tokens); pixels are (pictures, 3, side, side) in float32, or, where
     pictures are cut into tiles, (pictures, tiles, 3, side, side).
     """
-    small = [shrink(picture, processor, original=spelling is not None) for picture in pictures]
+    groups = [list(each) if isinstance(each, Sequence) else [each] for each in pictures]
+    small = [
+        [
+            shrink(picture, processor, original=spelling is not None, is_alone=len(group) == 1)
+            for picture in group
+        ]
+        for group in groups
+        if group
+    ]
+    if all(len(group) == 1 for group in small):
+        small = [group[0] for group in small]  # a processor may count a list of one as several
     prompts = [spelling.for_tokenizer(prompt) if spelling else prompt for prompt in prompts]
     return processor(
         images=small or None,
@@ -101,7 +112,9 @@ def encode_text(
     """Return the ids, (1, tokens), that `encode` gives for a picture of that many tokens."""
     prompt = spelling.for_tokenizer(prompt) if spelling else prompt
     more = _special_tokens(processor, prompt, spelling)
-    prompt = prompt.replace(processor.image_token, processor.image_token * picture_tokens)
+    token = processor.image_token
+    each = picture_tokens // max(prompt.count(token), 1)  # several have the same number each
+    prompt = prompt.replace(token, token * each)
     return processor.tokenizer(prompt, return_tensors="pt", **more)["input_ids"]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..errors import LlavaNbError, OutOfVramError, PromptError
+from ..errors import ImageError, LlavaNbError, OutOfVramError, PromptError
 from ..images import open_image
 from ..prompts import check_question
 from .answer import Answer, Settings, check_batch_size
@@ -74,6 +74,18 @@ def several(images: Any) -> list[Any] | None:
     return list(images) if isinstance(images, Iterable) else None
 
 
+def sources_of(engine: Engine, image: Any) -> list[Any]:
+    """Return the pictures of one question: none, one, or several for a model that takes them."""
+    if image is None:
+        return []
+    images = several(image) if engine.takes_several else None
+    if images == []:
+        raise ImageError(
+            "There is no picture in what was given: a picture, several of them, or None."
+        )
+    return [image] if images is None else images
+
+
 def _is_one_picture(array: Any) -> bool:
     """Whether an array is a picture: (height, width), perhaps with 1, 3 or 4 channels."""
     if array.dtype.kind not in "buif":  # paths, or pictures as objects
@@ -114,9 +126,11 @@ def _answer_group(
     for image, question in pairs:
         answer = None
         try:
-            picture = None if image is None else engine.shrink(open_image(image))
-            texts.append(engine.prompt_text([(question, None)], int(picture is not None)))
-            pictures.append(picture)
+            sources = sources_of(engine, image)
+            is_alone = len(sources) == 1
+            shown = [engine.shrink(open_image(each), is_alone=is_alone) for each in sources]
+            texts.append(engine.prompt_text([(question, None)], len(shown)))
+            pictures.append(shown)
         except LlavaNbError as error:
             answer = Answer.failed(error, seconds=time.perf_counter() - started)
         answers.append(answer)

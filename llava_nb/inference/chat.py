@@ -18,7 +18,7 @@ from ..errors import ImageError, PromptError
 from ..images import open_image
 from ..prompts import check_question
 from .answer import Answer, Generation, Settings, takes_settings
-from .batch import several
+from .batch import several, sources_of
 from .engine import Engine, Picture
 
 GAP = 0.02  # of the height, between two pictures
@@ -50,8 +50,10 @@ class Chat:
 
     def __init__(self, engine: Engine, image: Any = None, *, forget_oldest: bool = False) -> None:
         self._engine, self.forget_oldest = engine, forget_oldest
-        image = one_picture(image)
-        self._picture = None if image is None else Picture(image)
+        self._picture: Picture | None = None
+        if image is not None:
+            shown = image if engine.takes_several else one_picture(image)
+            self._picture = Picture(*sources_of(engine, shown))
         self.turns: list[Turn] = []
         self.forgotten = 0
 
@@ -62,7 +64,10 @@ class Chat:
     @property
     def image(self) -> Image.Image | None:
         """The picture as opened; of several, the collage."""
-        return self._picture.image if self._picture else None
+        if self._picture is None:
+            return None
+        images = self._picture.images
+        return images[0] if len(images) == 1 else side_by_side(images)
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -87,7 +92,7 @@ class Chat:
     def prompt_text(self, question: str) -> str:
         """Return the exact text that the model would be given for a question asked now."""
         history = self._history(check_question(question), self.turns)
-        return self._engine.prompt_text(history, int(self._picture is not None))
+        return self._engine.prompt_text(history, len(self._picture.images) if self._picture else 0)
 
     @takes_settings
     def ask(self, question: str, *, settings: Settings) -> Answer:

@@ -41,21 +41,23 @@ _TEXT = ("input_ids", "attention_mask")
 
 
 class Picture:
-    """An opened picture, and a fingerprint by which it is known again.
+    """What one question shows: an opened picture or several, and a fingerprint to know it again.
 
     Takes whatever `open_image` takes. Raises ImageError.
     """
 
-    def __init__(self, source: Any) -> None:
-        self.image = open_image(source)
+    def __init__(self, *sources: Any) -> None:
+        self.images = [open_image(source) for source in sources]
         # SHA-256: the quickest where the processor has instructions for it, as all of today's
         # have. In strips: `tobytes` holds what it returns twice, 0.6 GiB for the largest picture.
-        pixels, (width, height) = hashlib.sha256(), self.image.size
-        rows = max(STRIP_PIXELS // max(width, 1), 1)
-        for top in range(0, height, rows):
-            strip = self.image.crop((0, top, width, min(top + rows, height)))
-            pixels.update(strip.tobytes())
-        pixels.update(repr(self.image.size).encode())
+        pixels = hashlib.sha256()
+        for image in self.images:
+            width, height = image.size
+            rows = max(STRIP_PIXELS // max(width, 1), 1)
+            for top in range(0, height, rows):
+                strip = image.crop((0, top, width, min(top + rows, height)))
+                pixels.update(strip.tobytes())
+            pixels.update(repr(image.size).encode())
         self.fingerprint = pixels.digest()
 
 
@@ -98,6 +100,16 @@ class Engine:
         return self._processor if self.network is not None else None
 
     @property
+    def takes_several(self) -> bool:
+        """Whether the model was trained on several pictures in one question.
+
+        LLaVA-OneVision and LLaVA-Interleave were (the latter a "llava" on Qwen), LLaVA-1.5 was not.
+        """
+        config = self.network.config
+        is_interleave = config.model_type == "llava" and config.text_config.model_type == "qwen2"
+        return config.model_type == "llava_onevision" or is_interleave
+
+    @property
     def closed(self) -> bool:
         """True once the model has been released."""
         return self._network is None
@@ -117,9 +129,10 @@ class Engine:
         """Return the exact text that the model is given. Raises PromptError."""
         return prompt_text(self.processor, turns, images, style=self.style, spelling=self.spelling)
 
-    def shrink(self, picture: Image.Image) -> Image.Image:
-        """Return a picture in the size that the model looks at."""
-        return shrink(picture, self.processor, original=self.spelling is not None)
+    def shrink(self, picture: Image.Image, *, is_alone: bool = True) -> Image.Image:
+        """Return a picture in the size that the model looks at, alone in its question or not."""
+        is_original = self.spelling is not None
+        return shrink(picture, self.processor, original=is_original, is_alone=is_alone)
 
     def prepare(
         self,
@@ -136,13 +149,13 @@ class Engine:
         A picture that the model remembers is not made into pixels again unless it has to be.
         Raises PromptError.
         """
-        text = self.prompt_text(turns, int(picture is not None))
+        images = [] if picture is None else picture.images
+        text = self.prompt_text(turns, len(images))
         token = self.network.config.image_token_id
-        images = [] if picture is None else [picture.image]
         fingerprint = None if picture is None else picture.fingerprint
         known, end = self.prefixes.picture_tokens(fingerprint, token), 0
         # At most once: now, or later if what it remembered is gone by then.
-        read = functools.cache(lambda: encode(self.processor, images, [text], self.spelling))
+        read = functools.cache(lambda: encode(self.processor, [images], [text], self.spelling))
 
         def see() -> dict[str, Any]:
             inputs = read().to(self.network.device, self.network.dtype)  # which casts pixels alone
@@ -174,17 +187,16 @@ class Engine:
 
     def answer_batch(
         self,
-        pictures: Sequence[Image.Image | None],
+        pictures: Sequence[list[Image.Image]],
         texts: Sequence[str],
         settings: Settings,
         started: float,
     ) -> list[Answer]:
-        """Answer prompts at once, each with its picture or none; nothing is remembered of them.
+        """Answer prompts at once, each with its pictures; nothing is remembered of them.
 
         A prompt that leaves no room for an answer fails alone. Raises OutOfVramError.
         """
-        images = [picture for picture in pictures if picture is not None]
-        inputs = encode(self.processor, images, texts, self.spelling)
+        inputs = encode(self.processor, pictures, texts, self.spelling)
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         generation = self._generation(lengths, settings, started)
         fitting = [row for row, limit in enumerate(generation.limits) if limit]

@@ -14,7 +14,7 @@ from ..errors import ModelError, PromptError
 from ..prompts import DEFAULT_PROMPT, DEFAULT_STYLE, build, check_question
 from ..vram.free import free_vram
 from .answer import Answer, Generation, Settings, shown, takes_settings, whole_number
-from .batch import ask_batch
+from .batch import ask_batch, sources_of
 from .chat import Chat
 from .engine import Engine, Picture
 
@@ -138,14 +138,16 @@ class Llava:
                     f"{self.name} holds. A shorter prompt leaves more room."
                 )
             warnings.warn(f"The answer stopped {reason}", stacklevel=2)
-        return picture.image, answer.text
+        return picture.images[0], answer.text
 
     @takes_settings
     def ask(self, image: Any, prompt: str, *, settings: Settings) -> Answer:
         """Ask about a picture (or None: about nothing seen) and wait for the answer.
 
-        `image` is anything that `open_image` takes. The settings are those of `Llava`. Raises
-        ImageError, PromptError, OutOfVramError or, once closed, ModelError, each with its repair.
+        `image` is anything that `open_image` takes; for LLaVA-OneVision and LLaVA-Interleave, which
+        were trained on several in one question, also a list of pictures. The settings are those of
+        `Llava`. Raises ImageError, PromptError, OutOfVramError or, once closed, ModelError, each
+        with its repair.
         """
         return self.engine.answer(self._prepare(image, prompt, settings))
 
@@ -166,7 +168,8 @@ class Llava:
         """Ask about many pictures, `batch_size` at once; the answers are in their order.
 
         `images` is a list (or generator, column, array) of what `ask` takes, `prompts` as many
-        questions; either may be one for all. A picture that cannot be read, or does not fit into
+        questions; either may be one for all. A list in that list is several pictures for one
+        question, as in `ask`. A picture that cannot be read, or does not fit into
         memory even alone, gives an answer with `finish` "failed" and its `error`; the others are
         answered. When memory runs out the batch is halved and tried again. After `stop` the
         pictures not yet begun have empty answers that say "stopped".
@@ -179,9 +182,9 @@ class Llava:
     def chat(self, image: Any = None, *, forget_oldest: bool = False) -> Chat:
         """Begin a conversation about a picture (or None), which is read once.
 
-        Several pictures are laid side by side as one, with a warning. `forget_oldest`: when the
-        model is full, leave out the oldest questions instead of raising PromptError. Raises
-        ImageError.
+        Several pictures are shown as in `ask`; for a model that takes one alone they are laid side
+        by side as one, with a warning. `forget_oldest`: when the model is full, leave out the
+        oldest questions instead of raising PromptError. Raises ImageError.
         """
         return Chat(self.engine, image, forget_oldest=forget_oldest)
 
@@ -213,8 +216,9 @@ class Llava:
     def _prepare(self, image: Any, prompt: Any, settings: Settings) -> Generation:
         started, _ = time.perf_counter(), self.engine.context  # which raises once closed
         question = check_question(prompt)  # first: a picture in its place is told at once
-        if image is not None and not isinstance(image, Picture):
-            image = Picture(image)
+        if not isinstance(image, Picture):
+            sources = sources_of(self.engine, image)
+            image = Picture(*sources) if sources else None
         generation = self.engine.prepare(image, [(question, None)], settings, started)
         if not generation.limit:
             raise generation.no_room()

@@ -11,7 +11,7 @@ import torch
 from family_checkpoints import FAMILY, PATCHES, family_config, make_member
 from PIL import Image
 
-from llava_nb import ModelError, estimate_vram, load
+from llava_nb import ImageError, ModelError, estimate_vram, load
 from llava_nb.inference.kv_cache import CACHE_ARGUMENT
 from llava_nb.loading import load as loading
 from llava_nb.loading.refusals import check_original_layout
@@ -154,6 +154,61 @@ def test_in_one_view_a_picture_is_what_the_processor_makes_of_one_of_several(tmp
         assert (inputs["input_ids"] == llava.model.config.image_token_id).sum() == PATCHES + 1
     alone = [llava.ask(picture, QUESTION, max_new_tokens=4).ids for picture in pictures]
     assert [each.ids for each in llava.ask_batch(pictures, QUESTION, max_new_tokens=4)] == alone
+
+
+COLOURS = ("red", "green", "blue", "white", "black", "yellow", "cyan", "gray")
+SEVERAL = [Image.new("RGB", (40 + 9 * place, 60), colour) for place, colour in enumerate(COLOURS)]
+
+
+@pytest.fixture(scope="module")
+def onevision(tmp_path_factory) -> tuple[Any, Any]:
+    """The folder of a random LLaVA-OneVision, and the processor that was saved there."""
+    folder = tmp_path_factory.mktemp("onevision")
+    return folder, make_member("llava-onevision", folder)
+
+
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_several_pictures_in_one_question_are_those_of_transformers(onevision, count):
+    folder, stock = onevision
+    llava, pictures = load(folder, quantization=None), SEVERAL[:count]
+    text = llava.engine.prompt_text([(QUESTION, None)], count)
+    inputs = stock(images=[pictures], text=[text], return_tensors="pt")
+    ids = llava.model.generate(**inputs, max_new_tokens=6, do_sample=False)
+    answer = llava.ask(pictures, QUESTION, max_new_tokens=6)
+    assert answer.prompt_tokens == inputs["input_ids"].shape[1]
+    assert list(answer.ids) == ids[0, inputs["input_ids"].shape[1] :].tolist()
+    again = llava.ask(pictures, QUESTION, max_new_tokens=6)
+    assert again.reused_tokens > count * PATCHES and again.ids == answer.ids
+
+
+def test_the_order_of_several_pictures_counts(onevision):
+    llava = load(onevision[0], quantization=None)
+    first, second = (
+        encode(llava.processor, [each], [llava.engine.prompt_text([(QUESTION, None)], 2)])
+        for each in (SEVERAL[:2], SEVERAL[1::-1])
+    )
+    assert first["pixel_values"].flip(0).equal(second["pixel_values"])
+    llava.ask(SEVERAL[:2], QUESTION, max_new_tokens=1)
+    assert llava.ask(SEVERAL[1::-1], QUESTION, max_new_tokens=1).reused_tokens == 0
+
+
+def test_questions_with_one_picture_with_several_and_with_none_are_one_batch(onevision):
+    llava = load(onevision[0], quantization=None)
+    shown = [SEVERAL[0], SEVERAL[1:4], None, SEVERAL[4:6]]
+    alone = [llava.ask(each, QUESTION, max_new_tokens=2) for each in shown]
+    batch = llava.ask_batch(shown, QUESTION, max_new_tokens=2)
+    assert [each.prompt_tokens for each in batch] == [each.prompt_tokens for each in alone]
+    assert [each.ids for each in batch] == [each.ids for each in alone]
+
+
+def test_a_chat_about_several_pictures_reads_them_once(onevision, recwarn):
+    llava = load(onevision[0], quantization=None)
+    chat = llava.chat(SEVERAL[:3])
+    chat.ask(QUESTION, max_new_tokens=3)
+    assert chat.ask("And that?", max_new_tokens=3).reused_tokens > 3 * PATCHES
+    assert not recwarn and chat.image.width > chat.image.height
+    with pytest.raises(ImageError, match="There is no picture in what was given"):
+        llava.ask([], QUESTION)
 
 
 def test_what_was_read_in_tiles_is_not_remembered_in_one_view(tmp_path):
