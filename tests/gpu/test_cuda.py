@@ -21,8 +21,8 @@ from llava_lessons.tiny.questions import describe_scene
 from llava_lessons.tiny.scenes import draw, sample_scene
 from llava_nb import check_gpu, load
 from llava_nb.gpu import compute_dtype_name
+from llava_nb.images import example_picture
 from llava_nb.loading import load as loading
-from llava_nb.pictures import example_picture
 from llava_nb.processor import encode
 
 pytestmark = pytest.mark.gpu
