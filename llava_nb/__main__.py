@@ -62,8 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     add("pictures", nargs="+", help="a folder, a pattern, or pictures and addresses")
     add("-o", "--output", required=True, help="the table, such as captions.csv")
     add("--prompt", default=DEFAULT_PROMPT)
-    add("--batch-size", type=int, default=8, help="pictures at once (default: 8)")
-    add("--max-new-tokens", type=int, default=256, help="default: 256")
+    # Those that are not given are left to caption_folder(), with its defaults.
+    add("--batch-size", type=int, default=argparse.SUPPRESS, help="pictures at once")
+    add("--max-new-tokens", type=int, default=argparse.SUPPRESS, help="the most of a caption")
     add("--recursive", action="store_true", help="and all folders below")
     add("--recaption", action="store_true", help="ask about all of them again")
     add("--text-files", action="store_true", help="a .txt beside each picture")

@@ -350,7 +350,9 @@ def hub_problem(hub_id: str) -> str | None:
     host = re.sub(r"^https?://", "", constants.ENDPOINT)
 
     def ask() -> None:
-        requests.head(address, timeout=HUB_SECONDS, allow_redirects=True).raise_for_status()
+        options = {"timeout": HUB_SECONDS, "allow_redirects": True}
+        # Public, so nobody's name is given: without `auth` requests would take that of ~/.netrc.
+        requests.head(address, auth=lambda request: request, **options).raise_for_status()
 
     try:
         _in_time(host, ask, HUB_SECONDS)

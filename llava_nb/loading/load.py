@@ -93,7 +93,8 @@ def load(
         if checkpoint is None:
             choice = recommend(report)
             checkpoint = replace(locate(choice.model), reason=choice.reason)
-            quantization = quantization and choice.quantization
+            if quantization == "4bit":  # the default, which a CPU is slower with
+                quantization = choice.quantization
             _check_bitsandbytes(quantization)
         with quiet(checkpoint), large_blocks_apart():
             _loaded[key] = _load(checkpoint, quantization, access, report, check)

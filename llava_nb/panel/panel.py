@@ -22,6 +22,7 @@ from ipywidgets import Layout
 
 from ..errors import LlavaNbError, plain
 from ..images import example_picture
+from ..inference.answer import MAX_NEW_TOKENS
 from ..machine import place
 from ..prompts import DEFAULT_PROMPT, check_question
 from ..vram.report import vram_report
@@ -146,7 +147,7 @@ class Controls:
         self.clear = _button("Clear", "A new conversation about the same picture")
         self.save = _button("Save record", "Write everything asked here as CSV, JSONL and HTML")
 
-        self.length = _slider(widgets.IntSlider, "Longest answer", 256, 16, 1024, 16)
+        self.length = _slider(widgets.IntSlider, "Longest answer", MAX_NEW_TOKENS, 16, 1024, 16)
         self.temperature = _slider(widgets.FloatSlider, "Temperature", 0, 0, 1.5, 0.1)
         self.top_p = _slider(widgets.FloatSlider, "Top-p", 1, 0.05, 1, 0.05)
         self.sliders = (self.length, self.temperature, self.top_p)
