@@ -197,7 +197,7 @@ def _load(
             quantization=quantization,
         )
     _announce(checkpoint, source, device)
-    network = _read_network(
+    network = read_network(
         source,
         access,
         quantization,
@@ -236,7 +236,7 @@ def _announce(checkpoint: Checkpoint, source: Source, device: str) -> None:
         sys.stderr.write(f"llava_nb: {said}\n")
 
 
-def _read_network(
+def read_network(
     source: Source, access: dict[str, Any], quantization: str | None, **arguments: Any
 ) -> PreTrainedModel:
     """Return the network with its weights, fetching them if need be.
