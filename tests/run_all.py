@@ -22,8 +22,8 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import TextIO
 from xml.etree import ElementTree
@@ -107,35 +107,46 @@ def test_environment(folder: Path, *, is_first: bool) -> dict[str, str]:
     return environment if is_first else {**environment, **OTHER_ARITHMETIC}
 
 
+def quick_tests(half: int) -> list[str]:
+    """Every other file of unit tests: two halves take as many cores."""
+    files = sorted((ROOT / "tests" / "unit").glob("test_*.py"))
+    return [*map(str, files[half::2]), "-m", "not slow"]
+
+
 def run_tests(
-    python: str, folder: Path, log: TextIO | None = None, *, quick: bool = False
+    python: str, folder: Path, log: TextIO | None = None, half: int | None = None
 ) -> Counter:
-    """The tests and the notebooks in the environment that `python` belongs to."""
+    """The tests and the notebooks in the environment that `python` belongs to.
+
+    With `half`, 0 or 1, that half of the unit tests, and the quick notebooks with the second.
+    """
     is_first = python == sys.executable
     environment = test_environment(folder, is_first=is_first)
     # The first import of matplotlib writes to stderr, which would be in a notebook's output.
     subprocess.run([python, "-c", "import matplotlib.pyplot"], env=environment, capture_output=True)
     tests = ["tests", *(f"--ignore={file}" for file in ONCE if not is_first)]
-    if quick:
-        tests = ["tests/unit", "-m", "not slow"]
-    names = (f"{name}.ipynb" for name in (QUICK_NOTEBOOKS if quick else NOTEBOOKS))
-    notebooks = [str(path) for name in names for path in sorted((ROOT / "notebooks").glob(name))]
+    names = NOTEBOOKS
+    if half is not None:
+        tests, names = quick_tests(half), (QUICK_NOTEBOOKS if half else ())
+    found = [sorted((ROOT / "notebooks").glob(f"{name}.ipynb")) for name in names]
+    notebooks = [str(path) for paths in found for path in paths]
+    parts = {"tests": tests, **({"notebooks": [*NBVAL, *notebooks]} if notebooks else {})}
     total: Counter = Counter()
-    for name, arguments in (("tests", tests), ("notebooks", [*NBVAL, *notebooks])):
+    for name, arguments in parts.items():
         report = folder / f"{name}.xml"
         command = [python, "-m", "pytest", f"--junitxml={report}", *arguments]
         total += counted(run(command, environment, log), report)
     return total
 
 
-def run_side_by_side(pythons: list[str], *, quick: bool) -> Counter:
-    """`run_tests` in every environment at once; the first is shown as it goes."""
+def run_side_by_side(pythons: list[str], halves: Sequence[int | None]) -> Counter:
+    """`run_tests` for each Python and half at once; the first is shown as it goes."""
     with contextlib.ExitStack() as stack:
         folders = [Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in pythons]
         logs = [None, *(stack.enter_context(tempfile.TemporaryFile("w+")) for _ in pythons[1:])]
         # Threads, which only wait: each environment is a process of its own.
         with ThreadPoolExecutor(len(pythons)) as pool:
-            totals = list(pool.map(partial(run_tests, quick=quick), pythons, folders, logs))
+            totals = list(pool.map(run_tests, pythons, folders, logs, halves))
         for log in logs[1:]:
             log.seek(0)
             shutil.copyfileobj(log, sys.stdout)
@@ -158,7 +169,10 @@ def main(arguments: list[str]) -> int:
         else:
             print("Colab's versions could not be installed, so nothing was tested with them.")
             total["failed"] += 1
-    total.update(run_side_by_side(pythons, quick=chosen.quick))
+    halves: Sequence[int | None] = [None] * len(pythons)
+    if chosen.quick:
+        pythons, halves = pythons * 2, (0, 1)
+    total.update(run_side_by_side(pythons, halves))
     skipped = f", {total['skipped']} skipped" if total["skipped"] else ""
     print(f"\n{total['passed']} passed, {total['failed']} failed{skipped}")
     return int(total["failed"] > 0)

@@ -28,8 +28,9 @@ def test_every_language_linear_is_4_bit_and_nothing_else(tiny):
     assert len(language_linears(tiny)) == 7 * tiny.model.config.text_config.num_hidden_layers
 
 
-def test_4_bit_means_nf4_with_double_quantisation(tiny):
-    state = tiny.model.model.language_model.layers[0].mlp.up_proj.weight.quant_state
+def test_4_bit_means_nf4_with_double_quantisation():
+    loading.release()  # a model that has answered is stored otherwise on some processors
+    state = load("tiny").model.model.language_model.layers[0].mlp.up_proj.weight.quant_state
     assert (state.quant_type, state.nested, state.blocksize) == ("nf4", True, 64)
 
 
