@@ -3,10 +3,13 @@
 import errno
 import json
 import os
+import signal
+import subprocess
 import sys
 import threading
 import unicodedata
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas
@@ -403,6 +406,36 @@ def test_a_run_that_ended_before_its_table_was_written_is_gone_on_with(folder, a
     journal.write_bytes(journal.read_bytes()[:-40])  # a kill tore the last row
     llava = FakeLlava()
     assert run(folder, any_output, llava).kept == 5 and llava.asked == [1]
+    assert sorted(os.listdir(any_output.parent)) == [any_output.name, "pictures"]
+
+
+KILLED = """
+import os, signal, sys
+from test_folder import FakeLlava, run
+def before():
+    if len(llava.asked) > int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+llava = FakeLlava(before=before)
+run(sys.argv[1], sys.argv[2], llava, batch_size=1)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+@pytest.mark.parametrize("done", [0, 1, 3])
+def test_a_killed_run_loses_nothing_that_it_had_done(folder, any_output, done):
+    """Killed while it asks about the next picture; new, and over a table of an earlier run."""
+    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    for names in ((), ("004.png", "005.png", "006.png", "007.png")):
+        for name in names:
+            paint(folder / name, "red")
+        kept = 0 if not names else 4
+        command = [sys.executable, "-c", KILLED, str(folder), str(any_output), str(done)]
+        killed = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths})
+        assert killed.returncode == -signal.SIGKILL
+        llava = FakeLlava()
+        result = run(folder, any_output, llava, batch_size=1)
+        assert len(llava.asked) == 4 - done and result.kept == kept + done
+        assert len(captions(result)) == 4 + kept and all(captions(result))
     assert sorted(os.listdir(any_output.parent)) == [any_output.name, "pictures"]
 
 
