@@ -74,16 +74,21 @@ def several(images: Any) -> list[Any] | None:
     return list(images) if isinstance(images, Iterable) else None
 
 
+def one_or_several(image: Any) -> list[Any]:
+    """Return a picture, or several, as a list. Raises ImageError for an empty one."""
+    images = several(image)
+    if images == []:
+        raise ImageError(
+            "There is no picture in what was given: give a picture, several of them, or None."
+        )
+    return [image] if images is None else images
+
+
 def sources_of(engine: Engine, image: Any) -> list[Any]:
     """Return the pictures of one question: none, one, or several for a model that takes them."""
     if image is None:
         return []
-    images = several(image) if engine.takes_several else None
-    if images == []:
-        raise ImageError(
-            "There is no picture in what was given: a picture, several of them, or None."
-        )
-    return [image] if images is None else images
+    return one_or_several(image) if engine.takes_several else [image]
 
 
 def _is_one_picture(array: Any) -> bool:

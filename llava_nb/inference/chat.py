@@ -14,11 +14,11 @@ from typing import Any
 
 from PIL import Image
 
-from ..errors import ImageError, PromptError
+from ..errors import PromptError
 from ..images import open_image
 from ..prompts import check_question
 from .answer import Answer, Generation, Settings, takes_settings
-from .batch import several, sources_of
+from .batch import one_or_several
 from .engine import Engine, Picture
 
 GAP = 0.02  # of the height, between two pictures
@@ -52,8 +52,16 @@ class Chat:
         self._engine, self.forget_oldest = engine, forget_oldest
         self._picture: Picture | None = None
         if image is not None:
-            shown = image if engine.takes_several else one_picture(image)
-            self._picture = Picture(*sources_of(engine, shown))
+            sources = one_or_several(image)
+            if len(sources) > 1 and not engine.takes_several:
+                warnings.warn(
+                    "LLaVA-1.5 was trained on one picture at a time. These "
+                    f"{len(sources)} are laid side by side as one; ask about "
+                    '"the left picture", or chat about each on its own.',
+                    stacklevel=3,  # the line that called Llava.chat()
+                )
+                sources = [side_by_side(map(open_image, sources))]
+            self._picture = Picture(*sources)
         self.turns: list[Turn] = []
         self.forgotten = 0
 
@@ -203,26 +211,6 @@ class Chat:
                 "oldest go, llava.chat(image, forget_oldest=True).",
             )
         raise generation.no_room()
-
-
-def one_picture(image: Any) -> Any:
-    """Return what was given, or several pictures laid side by side."""
-    images = several(image)
-    if images is None:
-        return image
-    if not images:
-        raise ImageError(
-            "There is no picture in what was given: chat(image) takes a picture, several of them, "
-            "or None."
-        )
-    if len(images) == 1:
-        return images[0]
-    warnings.warn(
-        f"LLaVA-1.5 was trained on one picture at a time. These {len(images)} are laid side by "
-        'side as one; ask about "the left picture", or chat about each on its own.',
-        stacklevel=4,  # the line that called Llava.chat()
-    )
-    return side_by_side(open_image(each) for each in images)
 
 
 def side_by_side(pictures: Iterable[Image.Image]) -> Image.Image:
