@@ -90,11 +90,12 @@ def _load(options: argparse.Namespace, *, own_picture: bool) -> llava_nb.Llava:
     The embedded model knows drawn shapes alone. So it answers unasked only about the bundled
     picture, and that at once: about a picture of somebody's own it would say what is not true.
     """
-    no_gpu = llava_nb.check_gpu().no_cuda_reason if options.model == "auto" else None
-    if no_gpu and not own_picture:
-        llava = llava_nb.load(EMBEDDED, quantization=options.quantization)
-        llava.reason = f"it knows the bundled pictures, and {no_gpu}"
-        return llava
+    if options.model == "auto" and not own_picture:
+        no_gpu = llava_nb.check_gpu().no_cuda_reason
+        if no_gpu:
+            llava = llava_nb.load(EMBEDDED, quantization=options.quantization)
+            llava.reason = f"it knows the bundled pictures, and {no_gpu}"
+            return llava
     llava = llava_nb.load(options.model, quantization=options.quantization)
     if llava.name == EMBEDDED and options.model != EMBEDDED:
         raise llava_nb.ModelError(

@@ -211,8 +211,10 @@ def _is_mappable(file: Path) -> bool:
 
 def _check_room(old: list[Path]) -> None:
     """Raise DoesNotFitError unless the files that must be read whole fit the free RAM."""
+    if not old:
+        return
     needed, free = sum(file.stat().st_size for file in old) + WORKING_ROOM, ram_bytes()[1]
-    if old and free is not None and needed > free:
+    if free is not None and needed > free:
         raise DoesNotFitError(
             f"{old[0].name} is in the format of torch before 1.6, which can only be read whole: "
             f"{len(old)} such file(s) need {format_gib(needed)} of RAM and {format_gib(free)} are "
