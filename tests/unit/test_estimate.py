@@ -13,48 +13,23 @@ import pytest
 import torch
 from bitsandbytes import functional
 from live_tensors import LiveTensors
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from test_preflight import LARGE, SEVEN, THIRTEEN, TINY, config_of
+from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from llava_nb import ModelError, PromptError, catalog, estimate_vram, load, sizes
 from llava_nb.gpu import Gpu, GpuReport
 from llava_nb.loading import fit
 from llava_nb.loading.load import release
-from llava_nb.sizes import (
-    GIB,
-    WEIGHTS,
-    Work,
-    activation_bytes,
-    linear_bytes,
-    tower_bytes,
-    weights_by_part,
-)
+from llava_nb.sizes import GIB, Work, activation_bytes, linear_bytes, tower_bytes, weights_by_part
 from llava_nb.vram.report import bytes_by_part
 
-PARITY = Path(__file__).parents[1] / "data" / "parity"
-ORIGINAL = PARITY / "llava-v1.5-tiny"
-SEVEN, THIRTEEN, TINY = (catalog.find(name) for name in ("llava-1.5-7b", "llava-1.5-13b", "tiny"))
-LARGE = pytest.mark.parametrize("model", [SEVEN, THIRTEEN], ids=lambda model: model.name)
+ORIGINAL = Path(__file__).parents[1] / "data" / "parity" / "llava-v1.5-tiny"
 BITS = pytest.mark.parametrize("quantization", ["4bit", "8bit", None])
 
 
-def on_meta(shape, layers=None):
+def on_meta(model, layers=None):
     """The transformers model of a shape, without memory, in half precision."""
-    text = LlamaConfig(
-        hidden_size=shape.hidden,
-        num_hidden_layers=layers or shape.layers,
-        num_attention_heads=shape.hidden // 128,
-        intermediate_size=shape.intermediate,
-        vocab_size=shape.vocabulary,
-    )
-    vision = CLIPVisionConfig(
-        hidden_size=1024,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        intermediate_size=4096,
-        image_size=336,
-        patch_size=14,
-    )
-    config = LlavaConfig(text_config=text, vision_config=vision, tie_word_embeddings=False)
+    config = config_of(model, num_hidden_layers=layers or model.shape.layers)
     with torch.device("meta"):
         return LlavaForConditionalGeneration(config).half().eval()
 
@@ -78,7 +53,7 @@ def counted(network, quantization):
 @LARGE
 @BITS
 def test_weights_are_those_of_the_true_shape_on_the_meta_device(model, quantization):
-    expected = counted(on_meta(model.shape), quantization)
+    expected = counted(on_meta(model), quantization)
     found = estimate_vram(model.name, quantization=quantization).weights_bytes
     assert found == pytest.approx(expected, rel=0.01), (found, expected)
 
@@ -98,54 +73,47 @@ def test_a_matrix_of_true_size_takes_what_bitsandbytes_gives_it(quantization):
 
 
 @BITS
-def test_weights_are_those_of_the_loaded_model(quantization):
+def test_weights_are_those_of_the_loaded_model_part_by_part(quantization):
     release()
     llava = load("tiny", quantization=quantization)
-    held = sum(bytes_by_part(llava.model).values())
-    found = estimate_vram(llava).weights_bytes
-    assert found == pytest.approx(held, rel=0.01), (found, held)
-
-
-@pytest.mark.parametrize("part", WEIGHTS)
-def test_every_part_is_that_of_the_loaded_model(part):
-    release()
-    llava = load("tiny", quantization=None)
-    held = bytes_by_part(llava.model)[part]
-    found = estimate_vram(llava).parts[part]
-    assert found == pytest.approx(held, rel=0.01), (found, held)
+    held, found = bytes_by_part(llava.model), estimate_vram(llava)
+    assert found.weights_bytes == pytest.approx(sum(held.values()), rel=0.01), (found, held)
+    if quantization is None:
+        assert {part: found.parts[part] for part in held} == pytest.approx(held, rel=0.01)
 
 
 @pytest.mark.parametrize("model", catalog.known_models(), ids=lambda model: model.name)
 @BITS
-def test_the_parts_add_up_to_the_weights(model, quantization):
+def test_parts_add_up_and_verdicts_go_by_the_same_number(model, quantization):
     parts = weights_by_part(model.shape, quantization)
     assert sum(parts.values()) == sizes.weights_bytes(model.shape, quantization)
-    assert set(parts) == set(WEIGHTS)
+    found = estimate_vram(model.name, quantization=quantization)
+    assert found.needed_bytes == model.vram_bytes(quantization)
+    assert found.needed_bytes - found.total_bytes == found.parts["kept free"] > 0
 
 
 @pytest.mark.parametrize(
-    ("model", "weights", "kv_mib"), [(SEVEN, 4.21, 0.5), (THIRTEEN, 7.33, 0.78125)]
+    ("model", "weights", "kv_mib", "below"), [(SEVEN, 4.21, 0.5, 6), (THIRTEEN, 7.33, 0.78125, 9.5)]
 )
-def test_the_figures_of_llava_in_4_bits(model, weights, kv_mib):
+def test_the_figures_of_llava_in_4_bits(model, weights, kv_mib, below):
     found = estimate_vram(model.name)
     assert found.weights_bytes / GIB == pytest.approx(weights, abs=0.005)
     assert found.kv_bytes_per_token / 2**20 == kv_mib
     assert found.kv_bytes == (576 + 64 + 1024) * found.kv_bytes_per_token
+    assert found.total_bytes / GIB < below
 
 
-@pytest.mark.parametrize(("model", "below"), [(SEVEN, 6.0), (THIRTEEN, 9.5)])
-def test_a_long_answer_stays_below_the_bar(model, below):
-    total = estimate_vram(model.name).total_bytes / GIB
-    assert total < below, total
+@pytest.fixture
+def fused(monkeypatch):
+    """Attention that makes nothing but its output, as fused kernels do."""
+    sdpa = "scaled_dot_product_attention"
+    monkeypatch.setattr(torch.nn.functional, sdpa, lambda query, *_, **__: torch.empty_like(query))
 
 
 @LARGE
-def test_a_prefill_takes_what_the_formula_says(model, monkeypatch):
-    """transformers' own code at true widths; fused attention makes nothing but its output."""
-    sdpa = "scaled_dot_product_attention"
-    monkeypatch.setattr(torch.nn.functional, sdpa, lambda query, *_, **__: torch.empty_like(query))
-    network, layers, tokens = on_meta(model.shape, layers=2), 2, 640
-    live = LiveTensors()
+def test_a_prefill_takes_what_the_formula_says(model, fused):
+    """transformers' own code at true widths."""
+    network, layers, tokens, live = on_meta(model, layers=2), 2, 640, LiveTensors()
     with torch.inference_mode(), live:
         embedded = torch.empty(1, tokens, model.shape.hidden, dtype=torch.half, device="meta")
         network.model.language_model(inputs_embeds=embedded, use_cache=True)
@@ -155,10 +123,8 @@ def test_a_prefill_takes_what_the_formula_says(model, monkeypatch):
     assert live.peak - cache == pytest.approx(expected, rel=0.03), (live.peak - cache, expected)
 
 
-def test_a_tower_takes_what_the_formula_says(monkeypatch):
-    network, live = on_meta(SEVEN.shape, layers=1), LiveTensors()
-    sdpa = "scaled_dot_product_attention"
-    monkeypatch.setattr(torch.nn.functional, sdpa, lambda query, *_, **__: torch.empty_like(query))
+def test_a_tower_takes_what_the_formula_says(fused):
+    network, live = on_meta(SEVEN, layers=1), LiveTensors()
     with torch.inference_mode(), live:
         pixels = torch.empty(2, 3, 336, 336, dtype=torch.half, device="meta")
         network.model.vision_tower(pixels, output_hidden_states=True)
@@ -167,34 +133,20 @@ def test_a_tower_takes_what_the_formula_says(monkeypatch):
 
 
 def test_4_bits_unpack_one_matrix():
-    work = Work()
-    more = activation_bytes(SEVEN.shape, "4bit", work) - activation_bytes(SEVEN.shape, None, work)
-    assert more == 2 * 4096 * 11008
+    four, half = (activation_bytes(SEVEN.shape, each, Work()) for each in ("4bit", None))
+    assert four - half == 2 * 4096 * 11008
 
 
-@BITS
-@pytest.mark.parametrize("model", catalog.known_models(), ids=lambda model: model.name)
-def test_verdicts_go_by_the_same_number(model, quantization):
-    found = estimate_vram(model.name, quantization=quantization)
-    assert found.needed_bytes == model.vram_bytes(quantization)
-    assert found.needed_bytes - found.total_bytes == found.parts["kept free"] > 0
-
-
-def test_a_batch_takes_its_cache_as_often():
-    one, four = (estimate_vram("llava-1.5-7b", batch_size=size) for size in (1, 4))
+def test_tokens_are_counted_by_picture_and_row_up_to_the_context():
+    seven = {"model": "llava-1.5-7b"}
+    one, four = (estimate_vram(**seven, batch_size=size) for size in (1, 4))
     assert (four.kv_bytes, four.tokens) == (4 * one.kv_bytes, 4 * one.tokens)
     assert four.weights_bytes == one.weights_bytes
     assert four.parts["activations"] > one.parts["activations"]
-
-
-def test_each_picture_takes_its_576_tokens():
-    tokens = [estimate_vram("llava-1.5-7b", images=count).tokens for count in (0, 1, 3)]
+    tokens = [estimate_vram(**seven, images=count).tokens for count in (0, 1, 3)]
     assert tokens == [1088, 1664, 2816]
-
-
-def test_the_answer_ends_where_the_context_does():
-    found = estimate_vram("llava-1.5-7b", max_new_tokens=10**6)
-    assert found.tokens == 4096 and found.work.new_tokens == 4096 - 640
+    long = estimate_vram(**seven, max_new_tokens=10**6)
+    assert long.tokens == 4096 and long.work.new_tokens == 4096 - 640
 
 
 def test_a_tied_head_takes_nothing():
@@ -236,74 +188,59 @@ def test_the_original_layout_is_counted_with_its_tower(quantization):
         assert found.parts[part] == pytest.approx(held[part] / 2, rel=0.01), part
 
 
+def write_config(source, folder, **changes):
+    raw = json.loads((source / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(raw))
+
+
 def test_the_original_layout_without_its_tower_counts_that_of_llava(tmp_path):
-    raw = json.loads((ORIGINAL / "config.json").read_text())
-    raw |= {"mm_vision_tower": "nobody/here", "mm_hidden_size": 1024}
-    (tmp_path / "config.json").write_text(json.dumps(raw))
+    write_config(ORIGINAL, tmp_path, mm_vision_tower="nobody/here", mm_hidden_size=1024)
     found = estimate_vram(tmp_path)
     assert found.parts["vision tower"] == weights_by_part(SEVEN.shape, "4bit")["vision tower"]
     assert found.work.new_tokens == 1024 and found.tokens == 576 + 64 + 1024
 
 
-def test_a_folder_without_a_config_says_so(tmp_path):
-    with pytest.raises(ModelError, match="holds no config.json"):
-        estimate_vram(tmp_path)
-
-
-def test_a_misspelt_name_is_answered_with_the_nearest():
-    with pytest.raises(ModelError, match='Did you mean "llava-1.5-13b"'):
-        estimate_vram("llava-13b")
-
-
 def test_weights_stored_in_8_bits_are_not_estimated_in_4(tmp_path):
-    raw = json.loads((TINY.folder / "config.json").read_text())
-    raw["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
-    (tmp_path / "config.json").write_text(json.dumps(raw))
+    stored = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    write_config(TINY.folder, tmp_path, quantization_config=stored)
     with pytest.raises(ModelError, match='stored in 8bit already: estimate.*quantization="8bit"'):
         estimate_vram(tmp_path)
     assert estimate_vram(tmp_path, quantization="8bit").quantization == "8bit"
 
 
-def test_a_loaded_model_is_estimated_as_it_is_loaded():
+def test_a_loaded_model_is_estimated_as_it_is_loaded_until_it_is_closed():
     release()
     llava = load("tiny", quantization=None)
     found = estimate_vram(llava, quantization="4bit")
     assert (found.quantization, found.memory) == (None, "RAM")
     assert found.kv_bytes_per_token == 2 * sizes.kv_bytes_per_token(TINY.shape)  # float32
     assert found.parts["CUDA context"] == 0 and "CUDA context" not in str(found)
-
-
-def test_a_closed_model_says_so():
-    llava = load("tiny")
     llava.close()
     with pytest.raises(ModelError, match="tiny has been closed"):
         estimate_vram(llava)
 
 
-def test_what_is_no_model_says_what_is():
-    with pytest.raises(ModelError, match=r'not int: estimate_vram\("llava-1.5-13b"\)'):
-        estimate_vram(13)
-
-
-def test_an_unknown_quantization_is_named():
-    with pytest.raises(ModelError, match="quantization='5bit' is not known"):
-        estimate_vram("tiny", quantization="5bit")
+NUMBER = r"{} is {}; it is a whole number from {} on"
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "lowest"),
-    [("images", -1, 0), ("prompt_tokens", 1.5, 0), ("max_new_tokens", 0, 1), ("batch_size", 0, 1)],
-)
-def test_numbers_that_mean_nothing_are_named(name, value, lowest):
-    message = f"{name} is {value}; it is a whole number from {lowest} on"
-    with pytest.raises(PromptError, match=re.escape(message)):
-        estimate_vram("tiny", **{name: value})
-
-
-def test_a_prompt_longer_than_the_context_is_refused_with_the_numbers():
-    message = "8 picture.* of 576 tokens and 64 .* are 4672 tokens, and .* holds 4096. Take 577"
-    with pytest.raises(PromptError, match=message):
-        estimate_vram("llava-1.5-7b", images=8)
+    ("model", "options", "kind", "message"),
+    [
+        ("EMPTY", {}, ModelError, "holds no config.json"),
+        ("llava-13b", {}, ModelError, 'Did you mean "llava-1.5-13b"'),
+        (13, {}, ModelError, r'not int: estimate_vram\("llava-1.5-13b"\)'),
+        ("tiny", {"quantization": "5bit"}, ModelError, "quantization='5bit' is not known"),
+        ("tiny", {"images": -1}, PromptError, NUMBER.format("images", -1, 0)),
+        ("tiny", {"prompt_tokens": 1.5}, PromptError, NUMBER.format("prompt_tokens", 1.5, 0)),
+        ("tiny", {"max_new_tokens": 0}, PromptError, NUMBER.format("max_new_tokens", 0, 1)),
+        ("tiny", {"batch_size": 0}, PromptError, NUMBER.format("batch_size", 0, 1)),
+        ("llava-1.5-7b", {"images": 8}, PromptError, "8 picture.* of 576 tokens and 64 .* are "
+         "4672 tokens, and .* holds 4096. Take 577"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_estimated_says_why(tmp_path, model, options, kind, message):
+    with pytest.raises(kind, match=message):
+        estimate_vram(tmp_path if model == "EMPTY" else model, **options)
 
 
 def test_the_text_is_a_table_in_gib():
@@ -324,53 +261,38 @@ def test_the_text_is_a_table_in_gib():
         "kept free          0.88 GiB  an allowance",
         "needed            10.19 GiB  of VRAM",
     ]
-
-
-def test_small_numbers_are_not_shown_as_nothing():
-    assert "language model   0.0005 GiB" in str(estimate_vram("tiny"))
+    assert "language model   0.0005 GiB" in str(estimate_vram("tiny")), "small is not nothing"
 
 
 @pytest.fixture
-def gpu(monkeypatch):
-    """Sets the GPU that nvidia-smi names; None for none."""
+def page(monkeypatch):
+    """page(model, quantization) beside a GPU of a name and size, or none."""
 
-    def set_gpu(name, gib=0):
-        gpus = () if name is None else (Gpu(0, name, (8, 0), int(gib * GIB), None),)
+    def shown(model, quantization="4bit", gpu=None, gib=0):
+        gpus = () if gpu is None else (Gpu(0, gpu, (8, 0), int(gib * GIB), None),)
         monkeypatch.setattr(fit, "check_gpu", lambda: GpuReport(gpus=gpus))
+        return estimate_vram(model, quantization=quantization)._repr_html_()
 
-    return set_gpu
-
-
-def test_without_a_gpu_the_bar_is_drawn_against_a_t4(gpu):
-    gpu(None)
-    page = estimate_vram("llava-1.5-13b")._repr_html_()
-    assert "10.19 GiB needed, of the Tesla T4&#x27;s 14.56 GiB; this machine has no GPU" in page
+    return shown
 
 
-def test_the_bar_is_drawn_against_the_gpu_that_is_there(gpu):
-    gpu("NVIDIA <A100>", 40)
-    page = estimate_vram("llava-1.5-13b")._repr_html_()
-    assert "of the NVIDIA &lt;A100&gt;&#x27;s 40.00 GiB." in page and "<A100>" not in page
+def test_the_bar_is_drawn_against_the_gpu_that_is_there_or_a_t4(page):
+    t4 = "10.19 GiB needed, of the Tesla T4&#x27;s 14.56 GiB; this machine has no GPU"
+    assert t4 in page("llava-1.5-13b") and "the end of" not in page("llava-1.5-13b")
+    own = page("llava-1.5-13b", gpu="NVIDIA <A100>", gib=40)
+    assert "of the NVIDIA &lt;A100&gt;&#x27;s 40.00 GiB." in own and "<A100>" not in own
+    too_much = page("llava-1.5-13b", "8bit")
+    needed = estimate_vram("llava-1.5-13b", quantization="8bit").needed_bytes
+    assert f"more by {(needed - fit.T4_BYTES) / GIB:.2f} GiB than the Tesla T4" in too_much
+    assert "the end of 14.56 GiB" in too_much
 
 
-def test_what_does_not_fit_is_marked_in_the_bar(gpu):
-    gpu(None)
-    short = estimate_vram("llava-1.5-13b", quantization="8bit")
-    page = short._repr_html_()
-    more = (short.needed_bytes - fit.T4_BYTES) / GIB
-    assert f"more by {more:.2f} GiB than the Tesla T4" in page and "the end of 14.56 GiB" in page
-    assert "the end of" not in estimate_vram("llava-1.5-13b")._repr_html_()
+@pytest.mark.parametrize("quantization", ["4bit", None])  # below the T4's size, and above
+def test_the_bar_is_as_wide_as_its_pieces(page, quantization):
+    widths = re.findall(r"width: ([\d.]+)%", page("llava-1.5-13b", quantization))
+    assert sum(map(float, widths)) == pytest.approx(100, abs=0.1), widths
 
 
-def test_the_bar_is_as_wide_as_its_pieces(gpu):
-    gpu(None)
-    for quantization in ("4bit", None):  # below the T4's size, and above
-        page = estimate_vram("llava-1.5-13b", quantization=quantization)._repr_html_()
-        widths = [float(width) for width in re.findall(r"width: ([\d.]+)%", page)]
-        assert sum(widths) == pytest.approx(100, abs=0.1), widths
-
-
-def test_the_bar_is_told_to_whoever_cannot_see_it(gpu):
-    gpu(None)
-    label = re.search(r'role="img" aria-label="([^"]*)"', estimate_vram("tiny")._repr_html_())[1]
+def test_the_bar_is_told_to_whoever_cannot_see_it(page):
+    label = re.search(r'role="img" aria-label="([^"]*)"', page("tiny"))[1]
     assert "language model 0.0005 GiB" in label and "14.56 GiB (Tesla T4)" in label

@@ -16,34 +16,26 @@ from llava_nb.loading import find, fit
 from llava_nb.sizes import FULL, GIB, shape_of
 
 SEVEN, THIRTEEN, TINY = (catalog.find(name) for name in ("llava-1.5-7b", "llava-1.5-13b", "tiny"))
+LARGE = pytest.mark.parametrize("model", [SEVEN, THIRTEEN], ids=lambda model: model.name)
 
 
 def config_of(model, **text):
     """The config of a catalog model, as the hub has it: with few of the defaults."""
     shape = model.shape
+    text = {
+        "model_type": "llama",
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate,
+        "max_position_embeddings": model.context_tokens,
+        "num_attention_heads": shape.hidden // 128,
+        "num_hidden_layers": shape.layers,
+        "vocab_size": shape.vocabulary,
+    } | text
+    vision = {"model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096}
+    vision |= {"num_attention_heads": 16, "num_hidden_layers": 24}
+    vision |= {"image_size": 336, "patch_size": 14}
     return LlavaConfig.from_dict(
-        {
-            "model_type": "llava",
-            "text_config": {
-                "model_type": "llama",
-                "hidden_size": shape.hidden,
-                "intermediate_size": shape.intermediate,
-                "max_position_embeddings": model.context_tokens,
-                "num_attention_heads": shape.hidden // 128,
-                "num_hidden_layers": shape.layers,
-                "vocab_size": shape.vocabulary,
-                **text,
-            },
-            "vision_config": {
-                "model_type": "clip_vision_model",
-                "hidden_size": 1024,
-                "image_size": 336,
-                "intermediate_size": 4096,
-                "num_attention_heads": 16,
-                "num_hidden_layers": 24,
-                "patch_size": 14,
-            },
-        }
+        {"model_type": "llava", "text_config": text, "vision_config": vision}
     )
 
 
@@ -51,32 +43,21 @@ def config_of(model, **text):
 def machine(monkeypatch):
     """Sets what is free, in GiB; None is unknown."""
 
-    def in_bytes(gib):
-        return None if gib is None else int(gib * GIB)
-
     def set_free(*, vram=None, ram=11.0, disk=70.0, place="local"):
-        gpus = tuple(
-            Gpu(index, "Tesla T4", (7, 5), 15 * GIB, in_bytes(free))
-            for index, free in enumerate((0.5, vram))
-        )
-        report = GpuReport(gpus=gpus, ram_available_bytes=in_bytes(ram), place=place)
+        free = [None if each is None else int(each * GIB) for each in (0.5, vram, ram, disk)]
+        gpus = tuple(Gpu(at, "Tesla T4", (7, 5), 15 * GIB, free[at]) for at in range(2))
+        report = GpuReport(gpus=gpus, ram_available_bytes=free[2], place=place)
         monkeypatch.setattr(fit, "check_gpu", lambda ask_torch: report)
-        monkeypatch.setattr(fit, "disk_free_bytes", lambda folder: in_bytes(disk))
+        monkeypatch.setattr(fit, "disk_free_bytes", lambda folder: free[3])
 
     return set_free
 
 
 def needs_of(model, quantization="4bit", device="cuda:1", files=None, cache_dir=None, config=None):
-    size = model.download_bytes
+    size, options = model.download_bytes, {"device": device, "cache_dir": cache_dir}
     if files is None:
         files = [find.WeightFiles("a/b", "safetensors", (("model.safetensors", size),), size)]
-    return fit.needs(
-        config or config_of(model),
-        files,
-        quantization=quantization,
-        device=device,
-        cache_dir=cache_dir,
-    )
+    return fit.needs(config or config_of(model), files, quantization=quantization, **options)
 
 
 def refusal(model, quantization="4bit", device="cuda:1", **arguments):
@@ -91,18 +72,16 @@ def loads_in(message):
     return re.findall(r"load\([^)]*\)", message.partition("load(..., check=False)")[0])
 
 
-@pytest.mark.parametrize("model", [SEVEN, THIRTEEN], ids=lambda model: model.name)
-def test_the_config_of_the_hub_has_the_shape_of_its_entry(model):
-    assert shape_of(config_of(model)) == model.shape
-
-
-def test_the_config_of_the_embedded_model_has_the_shape_of_its_entry():
+def test_configs_have_the_shape_of_their_entry():
+    square = config_of(SEVEN)
+    square.vision_config.image_size = [336, 336]  # as towers of another make have it
+    assert [shape_of(each) for each in (config_of(SEVEN), square)] == [SEVEN.shape] * 2
+    assert shape_of(config_of(THIRTEEN)) == THIRTEEN.shape
     assert shape_of(LlavaConfig.from_pretrained(TINY.folder)) == TINY.shape
 
 
 def test_shared_key_heads_make_a_smaller_model_and_cache():
-    text = {"num_key_value_heads": 8, "num_hidden_layers": 2, "vocab_size": 100}
-    config = config_of(SEVEN, **text)
+    config = config_of(SEVEN, num_key_value_heads=8, num_hidden_layers=2, vocab_size=100)
     shape = shape_of(config)
     with torch.device("meta"):
         built = LlavaForConditionalGeneration(config)
@@ -110,14 +89,8 @@ def test_shared_key_heads_make_a_smaller_model_and_cache():
     assert sizes.kv_bytes_per_token(shape) == 2 * 2 * (8 * 128) * 2
 
 
-def test_a_tower_of_another_make_counts_as_that_of_llava():
-    config = config_of(SEVEN)
-    config.vision_config.image_size = [336, 336]
-    assert shape_of(config) == SEVEN.shape
-
-
 @pytest.mark.parametrize("quantization", ["4bit", "8bit", None])
-@pytest.mark.parametrize("model", [SEVEN, THIRTEEN], ids=lambda model: model.name)
+@LARGE
 def test_the_vram_needed_is_that_of_the_catalog(machine, model, quantization):
     machine(vram=14.5)
     needed = needs_of(model, quantization)
@@ -126,12 +99,10 @@ def test_the_vram_needed_is_that_of_the_catalog(machine, model, quantization):
 
 @pytest.mark.parametrize("quantization", ["4bit", None])
 def test_the_ram_on_a_cpu_is_what_the_loaded_model_holds(quantization):
-    network = load("tiny", quantization=quantization).model
-    held = sum(each.nbytes for each in network.parameters())
+    held = sum(each.nbytes for each in load("tiny", quantization=quantization).model.parameters())
     expected = sizes.weights_bytes(TINY.shape, quantization, FULL)
     assert held == pytest.approx(expected, rel=0.02), (held, expected)
-    needed = sizes.needed_ram_bytes(TINY.shape, quantization, on_gpu=False)
-    assert held < needed < held + GIB
+    assert held < sizes.needed_ram_bytes(TINY.shape, quantization, on_gpu=False) < held + GIB
 
 
 def test_the_ram_on_a_gpu_is_a_tensor_and_not_the_model(machine):
@@ -150,19 +121,16 @@ def test_files_add_up_and_old_ones_pass_through_the_ram(machine, tmp_path):
     assert both.ram - tower_only.ram == both.read_whole == folder.largest_bytes > 0
 
 
-def test_what_is_unknown_never_fails(machine):
-    machine(vram=None, ram=None, disk=None)
-    fit.check_fits("any", needs_of(THIRTEEN, None), quantization=None)
-
-
-def test_without_files_only_the_memory_is_compared(machine):
-    machine(vram=14.5, disk=0.0)
-    fit.check_fits("any", needs_of(THIRTEEN, files=[]), quantization="4bit")
-
-
-def test_a_model_that_fits_passes(machine):
-    machine(vram=14.5)
-    fit.check_fits("llava-1.5-13b", needs_of(THIRTEEN), quantization="4bit")
+@pytest.mark.parametrize(
+    ("free", "quantization", "files"),
+    [({"ram": None, "disk": None}, None, None),  # what is unknown never fails
+     ({"vram": 14.5, "disk": 0.0}, "4bit", []),  # without files only the memory is compared
+     ({"vram": 14.5}, "4bit", None)],
+)  # fmt: skip
+def test_what_fits_or_is_unknown_passes(machine, free, quantization, files):
+    machine(**free)
+    needed = needs_of(THIRTEEN, quantization, files=files)
+    fit.check_fits("any", needed, quantization=quantization)
 
 
 def test_the_free_space_is_that_of_the_cache_folder(machine, monkeypatch, tmp_path):
@@ -182,26 +150,29 @@ def test_too_little_vram_names_every_number(machine):
     )
 
 
-def test_too_little_vram_for_13b_proposes_7b(machine):
-    machine(vram=8.0)
-    message = refusal(THIRTEEN)
-    assert "VRAM needed 10.19 GiB, free 8.00 GiB, short by 2.19 GiB." in message
-    assert loads_in(message) == ['load("llava-1.5-7b")']
+BITS = 'load(..., quantization="{}bit")'
 
 
 @pytest.mark.parametrize(
-    ("quantization", "how", "vram", "proposed"),
+    ("free", "model", "quantization", "said", "proposed"),
     [
-        (None, "unquantised", 14.5, "4bit"),
-        (None, "unquantised", 20.0, "8bit"),
-        ("8bit", "in 8 bits", 14.5, "4bit"),
+        ({"vram": 8.0}, THIRTEEN, "4bit", "13b does not fit: VRAM needed 10.19 GiB, free 8.00 GiB, "
+         "short by 2.19 GiB.", ['load("llava-1.5-7b")']),
+        # Fewer bits are nearer than another model.
+        ({"vram": 14.5}, THIRTEEN, None, "13b unquantised does not fit: VRAM", [BITS.format(4)]),
+        ({"vram": 20.0}, THIRTEEN, None, "13b unquantised does not fit: VRAM", [BITS.format(8)]),
+        ({"vram": 14.5}, THIRTEEN, "8bit", "13b in 8 bits does not fit: VRAM", [BITS.format(4)]),
+        ({"ram": 3.0}, SEVEN, "4bit", "7b does not fit: RAM needed 5.80 GiB, free 3.00 GiB, short "
+         "by 2.80 GiB.", ['load("tiny")']),
     ],
-)
-def test_fewer_bits_are_nearer_than_another_model(machine, quantization, how, vram, proposed):
-    machine(vram=vram)
-    message = refusal(THIRTEEN, quantization)
-    assert message.startswith(f"llava-1.5-13b {how} does not fit: VRAM needed")
-    assert loads_in(message) == [f'load(..., quantization="{proposed}")']
+)  # fmt: skip
+def test_too_little_memory_has_the_numbers_and_the_nearest_that_fits(
+    machine, free, model, quantization, said, proposed
+):
+    machine(**free)
+    message = refusal(model, quantization, device="cuda:1" if "vram" in free else "cpu")
+    assert message.startswith(f"llava-1.5-{said}") and loads_in(message) == proposed
+    assert ("VRAM" in message) == ("vram" in free)
 
 
 def test_stored_8_bits_cannot_be_made_fewer(machine):
@@ -211,24 +182,14 @@ def test_stored_8_bits_cannot_be_made_fewer(machine):
     assert loads_in(refusal(THIRTEEN, "8bit", config=config)) == ['load("llava-1.5-7b")']
 
 
-def test_too_little_disk_names_the_folder_and_another_model(machine):
+def test_too_little_disk_names_the_folder_and_another_model_not_fewer_bits(machine):
     machine(vram=14.5, disk=20.0)
     message = refusal(THIRTEEN)
     assert "does not fit: disk needed 24.87 GiB, free 20.00 GiB, short by 4.87 GiB." in message
     assert re.search(r"Downloads go to \S+; to another disk: load\(\.\.\., cache_dir=", message)
     assert loads_in(message)[-1] == 'load("llava-1.5-7b")'
-
-
-def test_too_little_disk_is_not_helped_by_fewer_bits(machine):
     machine(vram=30.0, disk=10.0)
     assert loads_in(refusal(THIRTEEN, None))[-1] == 'load("tiny")'
-
-
-def test_too_little_ram_on_a_cpu(machine):
-    machine(ram=3.0)
-    message = refusal(SEVEN, device="cpu")
-    assert "does not fit: RAM needed 5.80 GiB, free 3.00 GiB, short by 2.80 GiB." in message
-    assert "VRAM" not in message and loads_in(message) == ['load("tiny")']
 
 
 def test_too_little_ram_for_an_old_file_says_why(machine, tmp_path):
@@ -253,8 +214,7 @@ def test_where_nothing_fits_memory_is_to_be_freed(machine, place, how):
 
 def test_the_table_has_a_line_for_each_number(machine):
     machine(vram=5.0, ram=None)
-    lines = str(needs_of(SEVEN)).splitlines()
-    assert lines == [
+    assert str(needs_of(SEVEN)).splitlines() == [
         "            needed        free",
         "VRAM      6.18 GiB    5.00 GiB  short by 1.18 GiB",
         "RAM       0.99 GiB     unknown",
