@@ -1,6 +1,6 @@
 """Saves the embedded model and is killed on the way: by what has been done, not by the clock.
 
-Run by test_saving_faults.py as `python kill_saves.py FOLDER` with one thread: the model is loaded
+Run by test_saving.py as `python kill_saves.py FOLDER` with one thread: the model is loaded
 once, and each save to be killed runs in a fork. It ends itself before the first, second and further
 of its steps (a file opened for writing, a folder made or renamed), and is ended from outside when
 so many bytes are written. What is left of each is printed as JSON, and kept in FOLDER/left.

@@ -4,6 +4,7 @@ The reference values were made by haotian-liu/LLaVA; see tests/data/parity/READM
 """
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import numpy
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from llava_nb import load, prompts
+from llava_nb import DoesNotFitError, ModelError, load, prompts
+from llava_nb.loading import weights as weight_reading
 from llava_nb.processor import encode
 
 PARITY = Path(__file__).parents[1] / "data" / "parity"
@@ -40,26 +43,17 @@ def cases(name):
     for case in recorded["cases"]:
         llava.processor.image_processor.do_pad = case["arm"].startswith("pad")
         picture = Image.open(PARITY / case["image"])
-        yield (
-            llava,
-            case,
-            encode(llava.processor, [picture], [case["prompt"]], llava.spelling),
-            arrays,
-        )
+        inputs = encode(llava.processor, [picture], [case["prompt"]], llava.spelling)
+        yield llava, case, inputs, arrays
     llava.processor.image_processor.do_pad = pads
 
 
 @variants
-def test_ids_are_the_originals(name):
-    for llava, case, inputs, _ in cases(name):
+def test_ids_and_pixels_are_exactly_the_originals(name):
+    for llava, case, inputs, arrays in cases(name):
         image = [llava.model.config.image_token_id] * case["n_image_features"]
         expected = [i for each in case["input_ids"] for i in (image if each == -200 else [each])]
         assert inputs["input_ids"][0].tolist() == expected, case["id"]
-
-
-@variants
-def test_pixels_are_exactly_the_originals(name):
-    for _, case, inputs, arrays in cases(name):
         difference = abs(inputs["pixel_values"][0].numpy() - arrays[case["pixel_values_key"]])
         assert difference.max() == 0, (case["id"], difference.max())
 
@@ -103,28 +97,19 @@ def test_ask_prompts_as_the_original_did(name):
         assert prompts.build([(question, None)], case["template"]) == built[case["template"]]
 
 
-def test_pictures_are_padded_only_where_the_config_says_so():
-    padded = {
-        name: load(PARITY / name, quantization=None).processor.image_processor.do_pad
-        for name in ("llava-v1.5-tiny", "llava-v1-tiny-linear")
-    }
-    assert padded == {"llava-v1.5-tiny": True, "llava-v1-tiny-linear": False}
-
-
-def test_marks_go_round_the_picture_where_the_config_says_so():
-    llava = load(PARITY / "llava-v1-tiny-linear", quantization=None)
-    assert "USER: <im_start><image><im_end>\nWhat?" in llava.prompt_text("What?")
+def test_pictures_are_padded_and_marked_only_where_the_config_says_so():
+    padded = load(PARITY / "llava-v1.5-tiny", quantization=None)
+    assert padded.processor.image_processor.do_pad is True
+    marked = load(PARITY / "llava-v1-tiny-linear", quantization=None)
+    assert marked.processor.image_processor.do_pad is False
+    assert "USER: <im_start><image><im_end>\nWhat?" in marked.prompt_text("What?")
 
 
 def test_the_tower_in_the_shards_counts_only_if_it_was_trained(tmp_path):
     """Without `unfreeze_mm_vision_tower`, the original reads the tower from its own place."""
-    import shutil
-
     shutil.copytree(PARITY / "tiny-clip-vit", tmp_path / "tiny-clip-vit")
     folder = shutil.copytree(PARITY / "llava-v1.5-tiny-tuned-tower", tmp_path / "copy")
-    config = json.loads((folder / "config.json").read_text())
-    config["unfreeze_mm_vision_tower"] = False
-    (folder / "config.json").write_text(json.dumps(config))
+    configure(unfreeze_mm_vision_tower=False)(folder)
     weight = "embeddings.patch_embedding.weight"
     towers = [
         load(path, quantization=None).model.model.vision_tower.state_dict()
@@ -154,21 +139,13 @@ def test_several_pictures_and_texts_are_one_batch():
 
 
 @pytest.mark.parametrize("name", ["llava-v1.5-tiny", "llava-v1-tiny-linear"])
-def test_a_saved_copy_answers_the_same(name, tmp_path):
-    picture = Image.open(PARITY / "images" / "port64x160.png")
-    first = load(PARITY / name)
-    spelling, expected = first.spelling, first.ask(picture, "What?", max_new_tokens=12).text
-    again = load(first.save_4bit(tmp_path / "saved"))
-    assert again.spelling == spelling
-    assert again.ask(picture, "What?", max_new_tokens=12).text == expected
-
-
-@pytest.mark.parametrize("name", ["llava-v1.5-tiny", "llava-v1-tiny-linear"])
-def test_a_saved_copy_is_read_by_transformers_itself(name, tmp_path):
-    from transformers import AutoProcessor, LlavaForConditionalGeneration
-
+def test_a_saved_copy_answers_the_same_also_by_transformers_itself(name, tmp_path):
     picture = Image.open(PARITY / "images" / "land120x80.png")
     llava = load(PARITY / name)
+    spelling, expected = llava.spelling, llava.ask(picture, "What?", max_new_tokens=12).text
+    ours = encode(llava.processor, [picture], [llava.prompt_text("What?")], spelling)
+    greedy = {"max_new_tokens": 12, "do_sample": False}
+    ids = llava.model.generate(**ours, **greedy).tolist()
     folder = llava.save_4bit(tmp_path / "saved")
     processor = AutoProcessor.from_pretrained(folder)
     content = [{"type": "image"}, {"type": "text", "text": "What?"}]
@@ -176,12 +153,139 @@ def test_a_saved_copy_is_read_by_transformers_itself(name, tmp_path):
         [{"role": "user", "content": content}], add_generation_prompt=True
     )
     stock = processor(images=[picture], text=[text], return_tensors="pt")
-    ours = encode(llava.processor, [picture], [llava.prompt_text("What?")], llava.spelling)
     assert stock["input_ids"].tolist() == ours["input_ids"].tolist()
     assert torch.equal(stock["pixel_values"], ours["pixel_values"])
     network = LlavaForConditionalGeneration.from_pretrained(folder)
-    ids = [
-        model.generate(**ours, max_new_tokens=12, do_sample=False)[0].tolist()
-        for model in (llava.model, network)
-    ]
-    assert ids[0] == ids[1]
+    assert network.generate(**stock, **greedy).tolist() == ids
+    again = load(folder)
+    assert again.spelling == spelling
+    assert again.ask(picture, "What?", max_new_tokens=12).text == expected
+
+
+# What cannot be loaded.
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of a LLaVA-1.5 in the original layout, its tower beside it, to damage."""
+    shutil.copytree(PARITY / "tiny-clip-vit", tmp_path / "tiny-clip-vit")
+    return shutil.copytree(PARITY / "llava-v1.5-tiny", tmp_path / "llava-v1.5-tiny")
+
+
+def rewrite(change):
+    """Change the weights of the last shard."""
+
+    def to(folder):
+        weights = torch.load(folder / "pytorch_model-00003-of-00003.bin", weights_only=True)
+        change(weights)
+        torch.save(weights, folder / "pytorch_model-00003-of-00003.bin")
+
+    return to
+
+
+def configure(**values):
+    def to(folder):
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return to
+
+
+def alone(name, **adapter):
+    """Leave this file only, in place of the shards."""
+
+    def to(folder):
+        for shard in folder.glob("pytorch_model*"):
+            shard.unlink()
+        (folder / name).touch()
+        if adapter:
+            (folder / "adapter_config.json").write_text(json.dumps(adapter))
+
+    return to
+
+
+def no_tower_weights(folder):
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        (folder.parent / "tiny-clip-vit" / file).unlink()
+
+
+def another_tower(folder):
+    path = folder.parent / "tiny-clip-vit" / "config.json"
+    path.write_text(json.dumps({"model_type": "siglip"}))
+
+
+def truncate(folder):
+    shard = folder / "pytorch_model-00002-of-00003.bin"
+    shard.write_bytes(shard.read_bytes()[:100_000])
+
+
+class Wicked:
+    def __reduce__(self):
+        return (print, ("ran",))
+
+
+VICUNA = "lmsys/vicuna-13b-v1.5"
+TWO_LAYERS = r"1 missing .*linear_1.weight|2 missing .*linear_1.*unexpected \(model.mm_projector.0"
+DAMAGES = [
+    (rewrite(lambda weights: weights.pop("lm_head.weight")),
+     r"1 missing \(lm_head.weight\). The model would answer at"),
+    (rewrite(lambda weights: weights.update({"model.extra.weight": torch.ones(2)})),
+     r"1 unexpected \(model.extra.weight\)"),
+    (rewrite(lambda weights: weights.update({"lm_head.weight": torch.ones(640, 64)})),
+     r"1 mismatched \(lm_head.weight\)"),
+    (rewrite(lambda weights: weights.update({"model.norm.weight": Wicked()})),
+     "wants to run code"),
+    (lambda folder: shutil.rmtree(folder.parent / "tiny-clip-vit"),
+     "names its vision tower 'tiny-clip-vit', and there is no such folder in .*put the tower"),
+    (no_tower_weights, "No weights of the vision tower tiny-clip-vit were found"),
+    (configure(unfreeze_mm_vision_tower=True), r"\d+ missing \(model.vision_tower"),
+    (configure(mm_hidden_size=1024),
+     "is 64 wide, and the checkpoint was trained with one of 1024"),
+    (another_tower, "is of type 'siglip'; LLaVA-1.x uses a CLIP"),
+    *((configure(mm_projector_type=said), TWO_LAYERS) for said in (None, "linear")),
+    (configure(mm_projector_type="mlp3x_gelu"),
+     "projector of type 'mlp3x_gelu'; load.. reads linear and"),
+    (truncate, "00002-of-00003.bin is damaged or cut short"),
+    (lambda folder: (folder / "pytorch_model-00002-of-00003.bin").unlink(),
+     "lacks 1 of 3 weight files.*00002-of-00003.bin"),
+    (configure(model_type="llava_mpt"), 'built on MPT.*Use load."llava-1.5-7b"'),
+    (configure(model_type="llava_mistral"), "built on Mistral: that is LLaVA 1.6"),
+    (configure(architectures=["LlavaQwenForCausalLM"]), "built on Qwen"),
+    (configure(image_aspect_ratio="anyres"), "cuts pictures into tiles .*LLaVA 1.6"),
+    (configure(mm_resampler_type="perceiver"), r"has a resampler \(perceiver\)"),
+    (configure(mm_vision_tower=None), "names no vision tower"),
+    (alone("adapter_model.bin", base_model_name_or_path=VICUNA),
+     rf"LoRA adapter \(its base: {VICUNA}\).*merge_lora_weights.*load\("),
+    (alone("mm_projector.bin"),
+     r"holds a projector alone \(mm_projector.bin\).*Use the whole model: load\("),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES, ids=[each[1] for each in DAMAGES])
+def test_what_cannot_be_loaded_is_told_with_the_repair(folder, damage, message):
+    damage(folder)
+    with pytest.raises(ModelError, match=message):
+        load(folder)
+
+
+def test_differences_from_llama_are_no_model(folder):
+    renamed = folder.rename(folder.parent / "llava-7b-delta-v0")
+    with pytest.raises(ModelError, match="holds differences from Llama's weights, no model"):
+        load(renamed)
+
+
+def test_a_lora_folder_as_peft_writes_it(tmp_path):
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ModelError, match="holds a LoRA adapter, not a whole model"):
+        load(tmp_path)
+
+
+def test_old_shards_are_read_where_the_memory_is_free(folder, monkeypatch):
+    for shard in folder.glob("*.bin"):
+        weights = torch.load(shard, weights_only=True)
+        torch.save(weights, shard, _use_new_zipfile_serialization=False)
+    assert not load(folder).closed
+    monkeypatch.setattr(weight_reading, "ram_bytes", lambda: (2**34, 2**20))
+    with pytest.raises(DoesNotFitError, match="before 1.6.*3 such file.* short by"):
+        load(folder, quantization=None)
