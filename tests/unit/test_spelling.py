@@ -39,26 +39,17 @@ def test_every_tricky_string_has_the_recorded_ids(name):
     spelling, tokenizer = tokens_of(name)
     # A literal <unk> is left out on purpose: the model would take it for a picture.
     strings = [each for each in RECORDED[name]["strings"] if "<unk>" not in each["text"]]
-    wrong = [
-        each["text"]
-        for each in strings
-        if ids(spelling, tokenizer, each["text"]) != each["tokenizer_image_token"]
-    ]
+    made = {each["text"]: ids(spelling, tokenizer, each["text"]) for each in strings}
+    wrong = [each for each in strings if made[each["text"]] != each["tokenizer_image_token"]]
     assert len(strings) >= 20 and not wrong, wrong
 
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize(
     "text",
-    [
-        "<image>\nWhat?",
-        "Before <image> after",
-        "Two <image><image>of them",
-        " <image> ",
-        "<im_start><image><im_end>\nWhat?",
-        "One.</s>USER: <image>\nTwo?",
-    ],
-)
+    ["<image>\nWhat?", "Before <image> after", "Two <image><image>of them", " <image> ",
+     "<im_start><image><im_end>\nWhat?", "One.</s>USER: <image>\nTwo?"],
+)  # fmt: skip
 def test_one_text_has_the_ids_of_its_pieces(legacy, text):
     """The original tokenizes piece by piece; the whole text must come to the same."""
     folder = PARITY / "llava-v1-tiny-linear"  # with <im_start> and <im_end> as tokens
