@@ -42,3 +42,11 @@ def picture(scene):
     from llava_lessons.tiny.scenes import draw
 
     return draw(scene)
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """torch.cuda of a machine with a GPU of 16 GiB; `cuda.allocate` and `cuda.free` use it."""
+    from fake_cuda import FakeCuda, install
+
+    return install(monkeypatch, FakeCuda())

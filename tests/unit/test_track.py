@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from fake_cuda import FakeCuda, install
+from matplotlib import pyplot
 
 from llava_nb import LlavaNbError, VramLog, track_vram
 from llava_nb.sizes import GIB
@@ -18,12 +19,6 @@ from llava_nb.vram.track import Track, peak_on
 
 MB = 10**6
 linux_only = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
-
-
-@pytest.fixture
-def cuda(monkeypatch):
-    """torch.cuda of a machine with a GPU of 16 GiB; `cuda.allocate` and `cuda.free` use it."""
-    return install(monkeypatch, FakeCuda())
 
 
 @pytest.fixture
@@ -48,15 +43,6 @@ def test_start_peak_and_end(cuda, log):
     assert (result.label, result.memory) == ("load", "VRAM") and list(log) == [result]
 
 
-def test_an_inner_tracker_keeps_the_outer_peak(cuda, log):
-    with track_vram("outer", log) as outer:
-        use(cuda, 100)
-        with track_vram("inner", log) as inner:
-            use(cuda, 30)
-        use(cuda, 20)
-    assert (outer.peak_bytes, inner.peak_bytes) == (100, 30)
-
-
 def test_trackers_within_one_another_keep_each_others_peaks(cuda, log):
     with track_vram("outer", log) as outer:
         use(cuda, 100)
@@ -64,11 +50,12 @@ def test_trackers_within_one_another_keep_each_others_peaks(cuda, log):
             use(cuda, 300)
         with track_vram("second", log) as second:
             use(cuda, 10)
-        with peak_on(torch.device("cuda:0")) as peak:
+        with peak_on(torch.device("cuda:0")) as peak, peak_on(torch.device("cpu")) as none:
             use(cuda, 40)
     peaks = (outer.peak_bytes, inner.peak_bytes, second.peak_bytes, peak.highest)
     assert peaks == (300, 300, 10, 40)
     assert [track.depth for track in log] == [1, 1, 0]
+    assert (none.start, none.highest, none.end) == (None, None, None), "on a CPU there is no peak"
 
 
 def test_trackers_that_overlap_each_see_their_own_time(cuda, log):
@@ -89,12 +76,6 @@ def test_two_gpus_count_together(monkeypatch, log):
         fake.allocate(3, gpu=0)
         use(fake, 100, gpu=1)
     assert (track.peak_bytes, track.end_bytes) == (103, 3)
-
-
-def test_on_a_cpu_an_answer_has_no_peak():
-    with peak_on(torch.device("cpu")) as peak:
-        pass
-    assert (peak.start, peak.highest, peak.end) == (None, None, None)
 
 
 def test_what_goes_wrong_inside_is_measured_and_passed_on(cuda, log):
@@ -127,22 +108,17 @@ def test_before_its_end_there_is_no_peak(cuda, log):
 
 
 @linux_only
-def test_without_a_gpu_it_is_the_ram(log):
+def test_without_a_gpu_it_is_the_ram_read_by_a_thread_that_ends(log):
+    before = threading.active_count()
     with track_vram("block", log) as track:
+        assert threading.active_count() == before + 1
         block = b"x" * (200 * MB)
         time.sleep(20 * tracks.INTERVAL_SECONDS)
         del block
     rise, left = track.peak_bytes - track.start_bytes, track.end_bytes - track.start_bytes
+    assert threading.active_count() == before
     assert track.memory == "RAM" and rise > 180 * MB > left + 100 * MB, track.result
     assert "of RAM at the start" in str(track)
-
-
-@linux_only
-def test_the_thread_that_reads_the_ram_ends(log):
-    before = threading.active_count()
-    with track_vram("nothing", log):
-        assert threading.active_count() == before + 1
-    assert threading.active_count() == before
 
 
 def test_where_the_ram_is_unknown_so_is_the_peak(log, monkeypatch):
@@ -160,33 +136,21 @@ def test_a_tracker_goes_to_the_log_of_the_session(cuda):
     assert len(tracks.session_log) == before + 1 and tracks.session_log[-1].label == "kept"
 
 
-def filled():
-    log = VramLog()
+def test_the_log_is_a_table_by_time_and_a_figure_with_a_box_as_high_as_each_peak(log):
+    assert "with track_vram('load'): ..." in str(log)
     log.add(Track("ask", "VRAM", 4 * GIB, 5 * GIB, 4 * GIB, 12.0, 3.0, 1))
     log.add(Track("all of it", "VRAM", 0, 6 * GIB, 4 * GIB, 0.0, 20.0))
-    return log
-
-
-def test_the_log_is_a_table_by_time():
-    assert "with track_vram('load'): ..." in str(VramLog())
-    assert str(filled()).splitlines() == [
+    assert str(log).splitlines() == [
         "VRAM               start        peak         end   seconds",
         "all of it       0.00 GiB    6.00 GiB    4.00 GiB      20.0",
         "  ask           4.00 GiB    5.00 GiB    4.00 GiB       3.0",
     ]
-
-
-def test_the_figure_has_a_box_as_high_as_each_peak():
-    from matplotlib import pyplot
-
-    axes = filled().plot().axes[0]
+    axes = log.plot().axes[0]
     assert not pyplot.get_fignums()  # or it would be shown twice
     boxes = [(box.get_x(), box.get_width(), box.get_height()) for box in axes.patches]
     assert boxes == [(0.0, 20.0, 6.0), (12.0, 3.0, 5.0)]
-    assert [text.get_text().split("\n")[1].strip() for text in axes.texts] == [
-        "6.00 GiB",
-        "5.00 GiB",
-    ]
+    shown = [text.get_text().split("\n")[1].strip() for text in axes.texts]
+    assert shown == ["6.00 GiB", "5.00 GiB"]
 
 
 @pytest.mark.parametrize("label", [None, 3, b"load", print, ["load"]])
