@@ -15,12 +15,12 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
-from fake_cuda import FakeCuda, install
 from nbclient import NotebookClient
+from test_preflight import SEVEN, THIRTEEN, config_of
 from transformers import LlavaForConditionalGeneration
 
 from llava_nb import ModelError, OutOfVramError, free_vram, load
-from llava_nb.catalog import find
+from llava_nb.loading.load import release
 from llava_nb.sizes import GIB
 from llava_nb.vram import free
 from llava_nb.vram.free import or_out_of_vram, smaller_steps
@@ -55,9 +55,8 @@ def run_cells(*cells):
         "done = [shell.run_cell(cell, store_history=True) for cell in json.loads(sys.argv[1])]\n"
         "sys.exit(not done[-1].success)\n"
     )
-    return subprocess.run(
-        [sys.executable, "-c", code, json.dumps(cells)], cwd=ROOT, capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", code, json.dumps(cells)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 CAUGHT = "try:\n    work()\nexcept ValueError as error:\n    raise KeyError"
@@ -92,9 +91,7 @@ def test_a_cell_that_cannot_be_read_leaves_nothing_either():
     assert done.returncode == 0 and "came back" in done.stdout, done.stdout
 
 
-def test_an_out_of_memory_in_a_cell_leaves_the_model_usable():
-    cells = (
-        """
+ASKS = """
 import torch, weakref, llava_nb
 llava = llava_nb.load("tiny")
 real, held = llava.model.generate, []
@@ -103,9 +100,8 @@ def fail(**_):
     held.append(weakref.ref(tensor))
     raise torch.OutOfMemoryError("CUDA out of memory.")
 llava.model.generate = fail
-""",
-        'llava.ask(None, "Hi")',
-        """
+"""
+ASKS_AGAIN = """
 assert held[0]() is None, "the error keeps the tensor"
 llava.model.generate = real
 print(llava.ask(None, "Hi", max_new_tokens=3).tokens, "tokens")
@@ -113,9 +109,11 @@ network = weakref.ref(llava.model)
 del real
 llava.close()
 assert network() is None, "the error of an earlier cell keeps the model"
-""",
-    )
-    done = run_cells(*cells)
+"""
+
+
+def test_an_out_of_memory_in_a_cell_leaves_the_model_usable():
+    done = run_cells(ASKS, 'llava.ask(None, "Hi")', ASKS_AGAIN)
     assert done.returncode == 0 and "tokens" in done.stdout, done.stdout + done.stderr
     assert "OutOfVramError" in done.stdout and "Traceback" in done.stdout
 
@@ -129,8 +127,7 @@ def test_what_models_remember_of_pictures_is_given_back(tiny, picture):
 
 def test_a_shell_that_is_not_ipythons_own_is_no_obstacle(monkeypatch):
     shell = types.SimpleNamespace(last_execution_result=None)
-    module = types.SimpleNamespace(get_ipython=lambda: shell)
-    monkeypatch.setitem(sys.modules, "IPython", module)
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
     assert "came back" in str(free_vram())
 
 
@@ -158,10 +155,9 @@ def test_without_a_gpu_the_ram_that_came_back_is_told():
     assert 0 < freed.free_bytes < freed.total_bytes and "GiB of RAM came back" in str(freed)
 
 
-def test_on_a_gpu_unused_blocks_are_given_back(monkeypatch):
-    fake = install(monkeypatch, FakeCuda())
-    fake.allocate(3 * GIB)
-    fake.free(2 * GIB)
+def test_on_a_gpu_unused_blocks_are_given_back(cuda):
+    cuda.allocate(3 * GIB)
+    cuda.free(2 * GIB)
     freed = free_vram()
     assert (freed.memory, freed.allocated_bytes, freed.reserved_bytes) == ("VRAM", 0, 2 * GIB)
     assert str(freed) == "2.00 GiB of VRAM came back; 15.00 GiB of 16.00 GiB are free."
@@ -193,7 +189,7 @@ def failing(request, tiny, picture, monkeypatch):
     return held, calls[request.param]
 
 
-def test_after_an_out_of_memory_the_tensors_are_gone(failing):
+def test_after_an_out_of_memory_the_tensors_are_gone_and_the_next_is_answered(failing):
     held, call = failing
     try:
         call()
@@ -201,12 +197,6 @@ def test_after_an_out_of_memory_the_tensors_are_gone(failing):
         kept = error  # as a notebook keeps it
     free_vram()
     assert held[0]() is None and kept.__context__ is None and kept.__cause__ is None
-
-
-def test_after_an_out_of_memory_the_next_question_is_answered(failing):
-    _, call = failing
-    with pytest.raises(OutOfVramError):
-        call()
     assert call()
     with ThreadPoolExecutor(1) as pool:  # nothing is held, so another thread is answered too
         assert pool.submit(call).result(timeout=60)
@@ -242,15 +232,11 @@ def test_the_message_has_the_numbers_and_the_next_thing_to_try(failing, monkeypa
     )
 
 
-def runs_out(error):
-    """The error in place of an out-of-memory on a GPU of a few lines."""
-
-    def fail():
+def fail_with(error):
+    def fail(*_, **__):
         raise error
 
-    with pytest.raises(OutOfVramError) as info:
-        or_out_of_vram(fail, "answering", torch.device("cuda:0"), list)
-    return str(info.value)
+    return fail
 
 
 @pytest.mark.parametrize(
@@ -263,48 +249,40 @@ def runs_out(error):
         MemoryError(),
     ],
 )
-def test_every_way_to_run_out_of_memory_is_known_and_has_the_gpus_numbers(error, monkeypatch):
-    fake = install(monkeypatch, FakeCuda())
-    fake.allocate(2 * GIB)
-    fake.free(GIB)
-    assert runs_out(error).startswith(
+def test_every_way_to_run_out_of_memory_is_known_and_has_the_gpus_numbers(error, cuda):
+    cuda.allocate(2 * GIB)
+    cuda.free(GIB)
+    with pytest.raises(OutOfVramError) as info:
+        or_out_of_vram(fail_with(error), "answering", torch.device("cuda:0"), list)
+    assert str(info.value).startswith(
         "The GPU ran out of memory while answering. The memory of the attempt has been given "
         "back: 15.00 GiB of 16.00 GiB are free now."
     )
 
 
+@pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), ModelError("out of memory")])
+def test_another_fault_is_passed_on_as_it_is(error):
+    with pytest.raises(type(error)) as info:
+        or_out_of_vram(fail_with(error), "answering", "cpu", list)
+    assert info.value is error
+
+
 def test_out_of_memory_while_loading_names_a_smaller_way(monkeypatch):
-    from llava_nb.loading.load import release
-
-    def fail(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
     release()
+    fail = fail_with(torch.OutOfMemoryError("CUDA out of memory."))
     monkeypatch.setattr(LlavaForConditionalGeneration, "from_pretrained", fail)
     with pytest.raises(OutOfVramError, match=r'while loading tiny.*quantization="4bit"'):
         load("tiny", quantization=None)
 
 
 def test_13b_has_7b_as_the_smaller_one_and_7b_has_tiny():
-    from test_preflight import config_of
-
-    thirteen, seven = (config_of(find(name)) for name in ("llava-1.5-13b", "llava-1.5-7b"))
-    assert smaller_steps(thirteen, "4bit") == ['load a smaller model, load("llava-1.5-7b")']
-    assert smaller_steps(seven, "8bit", 100) == [
+    smaller = smaller_steps(config_of(THIRTEEN), "4bit")
+    assert smaller == ['load a smaller model, load("llava-1.5-7b")']
+    assert smaller_steps(config_of(SEVEN), "8bit", 100) == [
         "ask for a shorter answer, max_new_tokens=50",
         'load the model in 4 bits, load(..., quantization="4bit")',
         'load a smaller model, load("tiny")',
     ]
-
-
-@pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), ModelError("out of memory")])
-def test_another_fault_is_passed_on_as_it_is(error):
-    def fail():
-        raise error
-
-    with pytest.raises(type(error)) as info:
-        or_out_of_vram(fail, "answering", "cpu", list)
-    assert info.value is error
 
 
 def test_torch_on_a_cpu_says_it_in_the_words_that_are_looked_for():
@@ -318,18 +296,7 @@ def anonymous():
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 """
-glibc_only = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has it")
-
-
-def printed_mib(program):
-    command = [sys.executable, "-c", ANONYMOUS + program]
-    return int(subprocess.run(command, capture_output=True, text=True).stdout) / 1024
-
-
-@glibc_only
-def test_what_is_freed_leaves_the_process():
-    """Blocks of 8 MiB freed between small ones that stay: the heap would keep them."""
-    left = printed_mib("""
+STAYS = """
 import torch
 from llava_nb.vram.free import large_blocks_apart
 first = torch.ones(6 * 2**20); del first  # raises glibc's threshold to 24 MiB
@@ -340,18 +307,25 @@ with large_blocks_apart():
         kept.append(torch.ones(60_000))
         del large
     print(anonymous() - before)
-""")
-    assert left < 60, f"{left:.0f} MiB stayed, of which 5 are in use"
-
-
-@glibc_only
-def test_holes_in_the_heap_are_given_back():
-    back = printed_mib("""
+"""
+COMES_BACK = """
 import llava_nb
 blocks = [b"x" * 100_000 for _ in range(1000)]  # each below the size that is taken apart
 del blocks[:-1]  # the last one holds the heap's end
 before = anonymous()
 llava_nb.free_vram()
 print(before - anonymous())
-""")
+"""
+
+
+def printed_mib(program):
+    command = [sys.executable, "-c", ANONYMOUS + program]
+    return int(subprocess.run(command, capture_output=True, text=True).stdout) / 1024
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has it")
+def test_what_is_freed_leaves_the_process_and_holes_in_the_heap_are_given_back():
+    """Blocks of 8 MiB freed between small ones that stay: the heap would keep them."""
+    left, back = printed_mib(STAYS), printed_mib(COMES_BACK)
+    assert left < 60, f"{left:.0f} MiB stayed, of which 5 are in use"
     assert back > 60, f"{back:.0f} of 95 MiB came back"

@@ -4,7 +4,6 @@ import importlib.metadata
 import importlib.util
 import sys
 import threading
-import types
 from types import SimpleNamespace
 
 import psutil
@@ -34,11 +33,7 @@ def driver(gpus, error=None, version="550.54.15", cuda=12040, hang=None):
         if error:
             raise error
 
-    def memory(gpu):
-        total, free = known(gpu.get("memory"))
-        return types.SimpleNamespace(total=total, free=free)
-
-    return types.SimpleNamespace(
+    return SimpleNamespace(
         nvmlInit=start,
         nvmlShutdown=lambda: None,
         nvmlSystemGetDriverVersion=lambda: known(version),
@@ -49,8 +44,12 @@ def driver(gpus, error=None, version="550.54.15", cuda=12040, hang=None):
         nvmlDeviceGetUUID=lambda gpu: known(gpu.get("uuid")),
         nvmlDeviceGetCudaComputeCapability=lambda gpu: list(known(gpu.get("capability"))),
         nvmlDeviceGetMigMode=lambda gpu: (known(gpu.get("mig")), 0),
-        nvmlDeviceGetMemoryInfo=memory,
+        nvmlDeviceGetMemoryInfo=lambda gpu: memory(*known(gpu.get("memory"))),
     )
+
+
+def memory(total, free):
+    return SimpleNamespace(total=total, free=free, available=free)
 
 
 def known(fact):
@@ -62,9 +61,8 @@ def known(fact):
 @pytest.fixture(autouse=True)
 def elsewhere(monkeypatch):
     """No variable of this machine has a say."""
-    for name in ("COLAB_RELEASE_TAG", "COLAB_GPU", "KAGGLE_KERNEL_RUN_TYPE"):
+    for name in "COLAB_RELEASE_TAG COLAB_GPU KAGGLE_KERNEL_RUN_TYPE CUDA_VISIBLE_DEVICES".split():
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
 @pytest.fixture
@@ -92,11 +90,10 @@ def check(monkeypatch, tmp_path):
         versions = {"torch": "2.11.0+cu128"} | others.get("versions", {})
         monkeypatch.setattr(importlib.metadata, "version", lambda name: versions.get(name, "99"))
         (tmp_path / "version.py").write_text(f"cuda = {cuda!r}\nhip = {rocm!r}\n")
-        spec = types.SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+        spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
         monkeypatch.setattr(torch.version, "hip", rocm)
-        memory = types.SimpleNamespace(total=13 * GIB, available=11 * GIB)
-        monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(13 * GIB, 11 * GIB))
         see(monkeypatch, torch_gpus, others.get("arches", []))
         return check_gpu(ask_torch=ask)
 
@@ -109,7 +106,7 @@ def see(monkeypatch, gpus, arches):
 
     def properties(index):
         total = gpus[index].get("size")
-        return types.SimpleNamespace(uuid=known(gpus[index].get("uuid"))[4:], total_memory=total)
+        return SimpleNamespace(uuid=known(gpus[index].get("uuid"))[4:], total_memory=total)
 
     stand_ins = {
         "is_available": lambda: bool(gpus),
@@ -168,11 +165,8 @@ def test_whatever_the_drivers_library_raises_is_the_problem(check, error):
     report = check(error)
     assert report.gpu_problem == f"asking the NVIDIA driver failed ({error})"
     assert "driver failed" in report.advice[0] and "[FAIL] GPU" in str(report)
-
-
-def test_a_gpu_that_is_lost_leaves_the_others(check):
-    assert [each.name for each in check(None, T4).gpus] == ["Tesla T4"]
     assert "asking the NVIDIA driver failed" in check(None).gpu_problem
+    assert [each.name for each in check(None, T4).gpus] == ["Tesla T4"], "one is lost"
 
 
 def test_a_hanging_driver_is_given_up_and_not_asked_twice(check, monkeypatch, hang):
@@ -184,8 +178,11 @@ def test_a_hanging_driver_is_given_up_and_not_asked_twice(check, monkeypatch, ha
     assert "Restart the machine" in report.advice[0]
 
 
-def test_bindings_that_are_not_installed_are_named(check, monkeypatch):
+def test_libraries_that_are_missing_or_break_are_named(check, monkeypatch):
     check(T4)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    report = check_gpu(ask_torch=True)
+    assert report.torch_sees_gpu is False and "ModuleNotFoundError" in report.torch_problem
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert "Run: pip install nvidia-ml-py" in check_gpu().advice[0]
 
@@ -227,13 +224,6 @@ def test_gpus_of_several_kinds_are_numbered_as_torch_numbers_them(check):
     assert found == [(a100["name"], 39 * GIB), ("Tesla T4", 14 * GIB)]
 
 
-def test_a_torch_that_breaks_on_import_does_not_raise(check, monkeypatch):
-    check(T4)
-    monkeypatch.setitem(sys.modules, "torch", None)
-    report = check_gpu(ask_torch=True)
-    assert report.torch_sees_gpu is False and "ModuleNotFoundError" in report.torch_problem
-
-
 def test_a_hanging_torch_leaves_what_the_driver_said(check, monkeypatch, hang):
     check(T4, torch_gpus=[T4])
     monkeypatch.setattr(machine, "LIMIT_SECONDS", 0.2)
@@ -252,14 +242,12 @@ def test_amds_gpus_are_found_by_a_torch_for_them(check):
 
 @pytest.mark.parametrize(
     ("capability", "arches", "runs"),
-    [
-        ((6, 0), ["sm_75", "sm_80", "sm_120"], False),
-        ((6, 0), ["sm_50", "sm_60", "sm_75"], True),
-        ((8, 9), ["sm_80", "sm_90a"], True),
-        ((12, 1), ["sm_80", "compute_90"], True),
-        ((12, 1), ["sm_80", "sm_90"], False),
-    ],
-)
+    [((6, 0), ["sm_75", "sm_80", "sm_120"], False),
+     ((6, 0), ["sm_50", "sm_60", "sm_75"], True),
+     ((8, 9), ["sm_80", "sm_90a"], True),
+     ((12, 1), ["sm_80", "compute_90"], True),
+     ((12, 1), ["sm_80", "sm_90"], False)],
+)  # fmt: skip
 def test_a_gpu_that_torch_has_no_code_for_is_not_taken(check, capability, arches, runs):
     old = {"name": "Tesla P100", "capability": capability, "memory": (16 * GIB, 16 * GIB)}
     report = check(old, torch_gpus=[old], arches=arches, ask=True, place="kaggle")
@@ -284,23 +272,10 @@ SECOND = T4 | {"memory": (15 * GIB, 9 * GIB), "uuid": "GPU-5e"}
 
 @pytest.mark.parametrize(
     ("choice", "free_gib"),
-    [
-        (None, [14, 9]),
-        ("0,1", [14, 9]),
-        ("1", [9]),
-        (" 1 , 0", [9, 14]),
-        ("0,7,1", [14]),
-        ("0,-1,1", [14]),
-        ("0,x,1", [14]),
-        ("1,1", []),
-        ("GPU-5", [9]),
-        ("GPU-5e,GPU-3f2a9c", [9, 14]),
-        ("GPU-zz", []),
-        ("GPU-", []),
-        ("", []),
-        ("-1", []),
-    ],
-)
+    [(None, [14, 9]), ("0,1", [14, 9]), ("1", [9]), (" 1 , 0", [9, 14]), ("0,7,1", [14]),
+     ("0,-1,1", [14]), ("0,x,1", [14]), ("1,1", []), ("GPU-5", [9]),
+     ("GPU-5e,GPU-3f2a9c", [9, 14]), ("GPU-zz", []), ("GPU-", []), ("", []), ("-1", [])],
+)  # fmt: skip
 def test_cuda_visible_devices_chooses_as_cuda_does(check, monkeypatch, choice, free_gib):
     if choice is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", choice)
@@ -323,13 +298,11 @@ def test_of_two_gpus_the_one_with_more_free_vram_is_used(check, free):
 
 @pytest.mark.parametrize(
     ("capability", "name", "reason"),
-    [
-        ((7, 5), "float16", "7.5 has no bfloat16 units; torch.cuda.is_bf16_supported"),
-        ((8, 0), "bfloat16", "8.0 has bfloat16"),
-        ((12, 1), "bfloat16", "12.1 has bfloat16"),
-        (None, "float32", "without a CUDA GPU"),
-    ],
-)
+    [((7, 5), "float16", "7.5 has no bfloat16 units; torch.cuda.is_bf16_supported"),
+     ((8, 0), "bfloat16", "8.0 has bfloat16"),
+     ((12, 1), "bfloat16", "12.1 has bfloat16"),
+     (None, "float32", "without a CUDA GPU")],
+)  # fmt: skip
 def test_the_compute_dtype_follows_the_capability(capability, name, reason):
     chosen, why = compute_dtype_name(capability)
     assert chosen == name and reason in why
@@ -346,16 +319,15 @@ def test_a_verdict_says_by_how_much_a_model_fits_or_not(check):
 
 @pytest.mark.parametrize(
     ("place", "menu"),
-    [
-        ("colab", "Runtime > Change runtime type > T4 GPU > Save, then Runtime > Run all"),
-        ("kaggle", "Settings > Accelerator > GPU T4 x2"),
-        ("local", "https://www.nvidia.com/drivers"),
-    ],
-)
+    [("colab", "Runtime > Change runtime type > T4 GPU > Save, then Runtime > Run all"),
+     ("kaggle", "Settings > Accelerator > GPU T4 x2"),
+     ("local", "https://www.nvidia.com/drivers")],
+)  # fmt: skip
 def test_without_a_gpu_the_advice_is_the_way_to_one(check, place, menu):
     report = check(place=place)
     assert menu in report.advice[0] and menu in str(report)
     assert (place == "colab") == ("Runtime >" in str(report))
+    assert report.no_cuda_reason == "there is no CUDA GPU"
 
 
 OLD = {"transformers": "4.57.6"}
@@ -392,22 +364,16 @@ def test_memory_that_others_hold_is_told(check):
     assert "13.00 GiB of 15.00 GiB of VRAM are taken. Call llava_nb.free_vram()" in advice
 
 
-def test_html_escapes_brings_no_colours_and_holds_the_lines_of_the_text(check):
-    report = check(RuntimeError("<img src=x onerror=alert(1)>"))
-    page = report._repr_html_()
-    assert "<img" not in page and "&lt;img" in page
-    assert "color" not in page and "background" not in page
-    lines = str(report).partition("What to do:")[0].splitlines()
-    assert page.count("<tr>") == len(lines) - 1
-
-
-def test_the_text_holds_no_name_path_or_token(check, monkeypatch, tmp_path):
+def test_text_and_html_hold_no_name_path_token_or_tag(check, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", "/home/somebody")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    report = check(OSError("/home/somebody/lib: cannot open"))
-    assert "(~/lib: cannot open)" in str(report)
+    report = check(OSError("/home/somebody/lib: <img src=x onerror=alert(1)>"))
+    text, page = str(report), report._repr_html_()
+    assert "(~/lib: <img" in text and "&lt;img" in page
     for secret in ("somebody", "hf_secret", str(tmp_path)):
-        assert secret not in str(report) + report._repr_html_()
+        assert secret not in text + page
+    assert not [word for word in ("<img", "color", "background") if word in page]
+    assert page.count("<tr>") == len(text.partition("What to do:")[0].splitlines()) - 1
 
 
 def test_check_gpu_reports_even_where_every_probe_fails(check, monkeypatch):
@@ -438,16 +404,13 @@ def test_the_largest_that_fits_is_recommended(check, free_gib, chosen):
     assert f"Tesla T4 has {free_gib:.2f} GiB free" in recommendation.reason
 
 
-@pytest.mark.parametrize(
-    ("gpus", "reason"),
-    [
-        ([], "there is no CUDA GPU, and llava-onevision-0.5b, which a CPU can run, cannot be had"),
+def test_without_enough_vram_the_embedded_model_is_recommended(check):
+    for gpus, reason in [
+        ([], "no CUDA GPU, and llava-onevision-0.5b, which a CPU can run, cannot be had"),
         ([T4 | {"memory": (15 * GIB, 3 * GIB)}], "has only 3.00 GiB of VRAM free"),
-    ],
-)
-def test_without_enough_vram_the_embedded_model_is_recommended(check, gpus, reason):
-    recommendation = recommend(check(*gpus))
-    assert recommendation.model == "tiny" and reason in recommendation.reason
+    ]:
+        recommendation = recommend(check(*gpus))
+        assert recommendation.model == "tiny" and reason in recommendation.reason
 
 
 ROOM = {"ram_available_bytes": 8 * GIB, "disk_free_bytes": 8 * GIB}
@@ -470,14 +433,10 @@ def test_without_a_gpu_a_small_real_model_is_recommended(monkeypatch, problem, r
     assert recommendation.quantization == ("4bit" if model == "tiny" else None)
 
 
-def test_the_hub_is_not_asked_where_there_is_a_gpu(check, monkeypatch):
+def test_the_hub_is_not_asked_where_there_is_a_gpu_or_for_a_look_at_the_machine(check, monkeypatch):
     monkeypatch.setattr(machine, "hub_problem", lambda hub_id: pytest.fail("it was asked"))
+    assert check().gpu is None
     assert "llava-1.5-13b" in str(recommend(check(T4, torch_gpus=[T4])))
-
-
-def test_looking_at_a_machine_asks_no_hub(check, monkeypatch):
-    monkeypatch.setattr(machine, "hub_problem", lambda hub_id: pytest.fail("it was asked"))
-    assert check().no_cuda_reason == "there is no CUDA GPU"
 
 
 @pytest.mark.parametrize(
@@ -519,8 +478,7 @@ def files(monkeypatch, tmp_path):
     """A /proc and a /sys/fs/cgroup that tests fill; the host has 13 GiB, of which 11 are free."""
     monkeypatch.setattr(machine, "PROC", tmp_path / "proc")
     monkeypatch.setattr(machine, "CGROUP", tmp_path / "cgroup")
-    memory = types.SimpleNamespace(total=13 * GIB, available=11 * GIB)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(13 * GIB, 11 * GIB))
 
     def write(path, text):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -529,20 +487,16 @@ def files(monkeypatch, tmp_path):
     return write
 
 
+V1, V2 = "5:cpuset:/\n4:memory:/gone\n0::/\n", "0::/box/inner\n"  # the limit may be around it
+
+
 @pytest.mark.parametrize(
     ("groups", "folder", "names", "statistics"),
-    [
-        # The limit may be on a folder around.
-        ("0::/box/inner\n", "box", "memory.max memory.current", "anon 1\ninactive_file {}\n"),
-        (
-            "5:cpuset:/\n4:memory:/gone\n0::/\n",
-            "memory",
-            "memory.limit_in_bytes memory.usage_in_bytes",
-            "cache 7\ntotal_inactive_file {}\n",
-        ),
-    ],
+    [(V2, "box", "memory.max memory.current", "anon 1\ninactive_file {}\n"),
+     (V1, "memory", "memory.limit_in_bytes memory.usage_in_bytes",
+      "cache 7\ntotal_inactive_file {}\n")],
     ids=["cgroup 2", "cgroup 1"],
-)
+)  # fmt: skip
 def test_a_containers_limit_counts_and_cached_files_are_free(
     files, groups, folder, names, statistics
 ):

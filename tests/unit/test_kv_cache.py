@@ -48,6 +48,11 @@ def test_a_token_is_written_where_there_is_room_and_the_first_have_none_behind_t
     assert held == [5 * HEADS * WIDTH * 4] * 2
     places = {layer.update(*states(1))[0].data_ptr() for _ in range(5)}
     assert len(places) == 1
+    held = states(4)
+    before = [tensor.clone() for tensor in held]
+    keys, _ = PreallocatedLayer(Room(6, 6), held).update(*states(1))
+    assert torch.equal(keys[:, :, :4], held[0]) and keys.data_ptr() != held[0].data_ptr()
+    assert all(torch.equal(a, b) for a, b in zip(held, before, strict=True)), "it was written to"
 
 
 def test_a_batch_has_all_its_blocks_before_the_model_begins(tiny):
@@ -63,24 +68,18 @@ def test_a_batch_has_all_its_blocks_before_the_model_begins(tiny):
     assert len(places) == 1 and torch.equal(held[1][:, :, -7:], pair[1])
 
 
-def test_what_it_begins_with_is_not_written_to():
-    held = states(4)
-    before = [tensor.clone() for tensor in held]
-    keys, _ = PreallocatedLayer(Room(6, 6), held).update(*states(1))
-    assert torch.equal(keys[:, :, :4], held[0]) and keys.data_ptr() != held[0].data_ptr()
-    assert all(torch.equal(a, b) for a, b in zip(held, before, strict=True))
+CHANGES = {
+    "crop": lambda layer: layer.crop(-2),
+    "reorder": lambda layer: layer.reorder_cache(torch.tensor([1, 0])),
+    "repeat": lambda layer: layer.batch_repeat_interleave(2),
+}
 
 
-@pytest.mark.parametrize("change", ["crop", "reorder", "repeat"])
+@pytest.mark.parametrize("change", CHANGES)
 def test_what_transformers_does_to_a_layer_is_done(change):
     layer, other, _, _ = both(Room(9, 9), 4, 1, batch=2)
     for each in (layer, other.layers[0]):
-        if change == "crop":
-            each.crop(-2)
-        elif change == "reorder":
-            each.reorder_cache(torch.tensor([1, 0]))
-        else:
-            each.batch_repeat_interleave(2)
+        CHANGES[change](each)
     more = states(1, batch=4 if change == "repeat" else 2)
     found, expected = layer.update(*more), other.update(*more, 0)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
@@ -114,17 +113,15 @@ def scores_of(llava, monkeypatch, ask):
 
 
 def one_by_one(llava):
-    conversation = llava.chat(example_picture())
-    asked = [
-        llava.ask(example_picture(), "Describe this picture.", max_new_tokens=n) for n in (9, 3)
-    ]
+    picture, text = example_picture(), "Describe this picture."
+    conversation = llava.chat(picture)
+    asked = [llava.ask(picture, text, max_new_tokens=count) for count in (9, 3)]
     return [*asked, conversation.ask("What is in it?"), conversation.ask("What else?")]
 
 
 def at_once(llava):
-    return llava.ask_batch(
-        [example_picture()] * 3, ["What is in it?", "Count.", "Describe it all."]
-    )
+    questions = ["What is in it?", "Count.", "Describe it all."]
+    return llava.ask_batch([example_picture()] * 3, questions)
 
 
 @pytest.mark.parametrize("ask", [one_by_one, at_once])
@@ -172,25 +169,19 @@ def last_ids(kept):
     return [each.ids[-1].item() for each in kept]
 
 
+FOUR = [(1, 2, 3, 4)]
+
+
 @pytest.mark.parametrize(
     ("kept", "ids", "options", "reused"),
     [
-        ([(1, 2, 3, 4)], (1, 2, 3, 4, 5), {}, 4),
-        ([(1, 2, 3, 4)], (1, 2, 3, 9, 5), {}, 3),
-        ([(1, 2, 3, 4)], (1, 2, 3, 4, 5), {"whole": False}, 2),
-        ([(1, 2, 3, 4)], (1, 2, 3, 4), {}, 3),
-        ([(1, 2, 3)], (1, 2, 9, 4), {"end": 3}, 0),
-        ([(1, 2, 3)], (1, 2, 3, 4), {"picture": b"dog"}, 0),
-        ([(1, 2, 7), (1, 2, 3, 4), (1, 2, 8)], (1, 2, 3, 4, 5), {}, 4),
-    ],
-    ids=[
-        "a conversation goes on where it was",
-        "what differs is read again",
-        "a question alone takes the picture and no more",
-        "one token at least is left to read",
-        "half a picture is nothing",
-        "another picture with the same tokens is another",
-        "of several the longest is taken",
+        (FOUR, (1, 2, 3, 4, 5), {}, 4),  # a conversation goes on where it was
+        (FOUR, (1, 2, 3, 9, 5), {}, 3),  # what differs is read again
+        (FOUR, (1, 2, 3, 4, 5), {"whole": False}, 2),  # a question takes the picture and no more
+        (FOUR, (1, 2, 3, 4), {}, 3),  # one token at least is left to read
+        ([(1, 2, 3)], (1, 2, 9, 4), {"end": 3}, 0),  # half a picture is nothing
+        ([(1, 2, 3)], (1, 2, 3, 4), {"picture": b"dog"}, 0),  # another picture, the same tokens
+        ([(1, 2, 7), *FOUR, (1, 2, 8)], (1, 2, 3, 4, 5), {}, 4),  # the longest of several
     ],
 )
 def test_what_need_not_be_read_again(kept, ids, options, reused):
@@ -202,8 +193,11 @@ def test_what_need_not_be_read_again(kept, ids, options, reused):
 
 @pytest.mark.parametrize(
     ("prefixes", "lengths"),
-    [([(1, 2), (1, 2, 3)], [3]), ([(1, 2, 3), (1, 2)], [3]), ([(1, 2, 3), (1, 2, 4)], [3, 3])],
-    ids=["a longer one in place of its beginning", "no beginning of another", "both that part"],
+    [
+        ([(1, 2), (1, 2, 3)], [3]),  # a longer one in place of its beginning
+        ([(1, 2, 3), (1, 2)], [3]),  # no beginning of another
+        ([(1, 2, 3), (1, 2, 4)], [3, 3]),  # both that part
+    ],
 )
 def test_what_is_kept_beside_what(prefixes, lengths):
     kept = keep(*(prefix(*each) for each in prefixes))
@@ -211,12 +205,9 @@ def test_what_is_kept_beside_what(prefixes, lengths):
     assert kept.nbytes == sum(lengths) * TOKEN_BYTES
 
 
-def test_what_is_gone_on_from_as_a_whole_is_not_held_twice():
+def test_what_is_gone_on_from_is_not_held_twice_nor_what_is_left_of_it():
     kept = keep(prefix(1, 2, 3))
     assert start(kept, 1, 2, 3, 4)[1] == 3 and len(kept) == 0
-
-
-def test_what_is_taken_lets_go_of_the_rest():
     begun, _ = start(keep(prefix(1, 2, 3, 4)), 1, 2, 3, 9)
     layers = take_layers(begun, 2)
     assert [keys.untyped_storage().nbytes() for keys, _ in layers] == [2 * 3 * 4] * 2
