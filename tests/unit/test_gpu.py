@@ -125,39 +125,66 @@ def verdict(report, model):
     return next(each for each in report.verdicts if each.model == model)
 
 
-# What the driver tells
+# What the driver tells, and what torch adds
+
+ORIN = {"name": "Orin", "capability": (8, 7), "memory": (61 * GIB, 50 * GIB)}
+PART = {"name": "NVIDIA A100 MIG 1g.5gb", "capability": (8, 0), "memory": (5 * GIB, 4 * GIB)}
+AMD = {"name": "AMD Instinct MI300X", "capability": (9, 4), "memory": (192 * GIB, 190 * GIB)}
+OLD_GPU = {"name": "GTX 980", "capability": (5, 2), "memory": (16 * GIB, 16 * GIB)}
+# What torch cannot tell is the driver's; so is the memory, asked before torch's context took some.
+SILENT = {"name": "Tesla T4", "capability": None, "memory": (15 * GIB, 13 * GIB)}
+GB10_FREE = GB10 | {"memory": (120 * GIB, 110 * GIB)}
+GB10_SIZE = GB10 | {"size": 120 * GIB, "uuid": "GPU-1"}
+BIG = {"vram_total_bytes": 120 * GIB}
+MACHINES = [  # the driver's GPUs, what else there is, facts of the report, the model, in its text
+    ([T4], {}, {"gpu_name": "Tesla T4", "capability": (7, 5), "vram_total_bytes": 15 * GIB,
+                "vram_free_bytes": 14 * GIB, "driver": "550.54.15", "driver_cuda": "12.4",
+                "compute_dtype": "float16", "advice": ()}, "llava-1.5-13b", "Tesla T4"),
+    ([{"name": "NVIDIA GB10"}], {"version": None},
+     {"gpu_name": "NVIDIA GB10", "capability": None, "driver": None}, "tiny", "unknown"),
+    ([GB10], {"torch_gpus": [GB10_FREE]}, BIG | {"vram_free_bytes": 110 * GIB, "torch_sees_gpu":
+     True}, "llava-1.5-13b", ""),
+    ([GB10], {"torch_gpus": [GB10_FREE], "ask": True}, BIG | {"vram_free_bytes": 110 * GIB,
+     "torch_sees_gpu": True}, "llava-1.5-13b", ""),
+    ([GB10], {"torch_gpus": [GB10_SIZE]}, BIG | {"vram_free_bytes": None}, "tiny", ""),
+    ([GB10], {"torch_gpus": [GB10_SIZE], "ask": True}, BIG | {"vram_free_bytes": None}, "tiny", ""),
+    ([T4], {"torch_gpus": [SILENT], "ask": True},
+     {"capability": (7, 5), "vram_free_bytes": 14 * GIB}, "llava-1.5-13b", ""),
+    # Of a GPU in parts the part counts.
+    ([A100 | {"mig": 1}], {"torch_gpus": [PART]},
+     {"gpu_name": PART["name"], "vram_free_bytes": 4 * GIB}, "tiny", ""),
+    # AMD's GPUs are found by a torch for them.
+    ([], {"torch_gpus": [AMD], "cuda": None, "rocm": "7.0"},
+     {"gpu_name": AMD["name"], "capability": None, "compute_dtype": "float16"}, None, "ROCm 7.0"),
+    ([OLD_GPU], {"place": "local"}, {"compute_dtype": "float32"}, "tiny",
+     "4 bits need compute capability 6.0, and the GTX 980 has 5.2"),
+    ([OLD_GPU, T4], {"torch_gpus": [OLD_GPU, T4]}, {"gpu_name": "Tesla T4"}, "llava-1.5-13b", ""),
+    *(([T4 | {"memory": memory}], {"torch_gpus": [T4 | {"memory": memory}]}, {}, "tiny",
+       "cannot tell") for memory in (None, (0, 0), (None, None), (15 * GIB, 16 * GIB))),
+]  # fmt: skip
 
 
-def test_a_t4_in_colab_runs_13b_and_needs_no_repair(check):
-    report = check(T4)
-    assert (report.gpu_name, report.capability, report.gpu.index) == ("Tesla T4", (7, 5), 0)
-    assert (report.vram_total_bytes, report.vram_free_bytes) == T4["memory"]
-    assert (report.driver, report.driver_cuda) == ("550.54.15", "12.4")
-    assert [each.fits for each in report.verdicts] == [True, True, True]
-    assert report.compute_dtype == "float16" and report.advice == ()
-    assert "FAIL" not in str(report)
+@pytest.mark.parametrize(("gpus", "options", "facts", "model", "said"), MACHINES)
+def test_a_machine_is_described(check, gpus, options, facts, model, said):
+    report = check(*gpus, **options)
+    assert {name: getattr(report, name) for name in facts} == facts
+    assert said in str(report) and (model is None or recommend(report).model == model)
+    assert ("FAIL" in str(report)) == bool(report.advice)
+    if said == "cannot tell":
+        assert "free VRAM of the Tesla T4 is unknown" in recommend(report).reason
+        assert not any(each.fits for each in report.verdicts)
 
 
-def test_a_driver_that_tells_its_name_only_leaves_the_rest_unknown(check):
-    report = check({"name": "NVIDIA GB10"}, version=None)
-    assert (report.gpu_name, report.capability, report.driver) == ("NVIDIA GB10", None, None)
-    assert "unknown" in str(report)
-
-
-@pytest.mark.parametrize("memory", [None, (0, 0), (None, None), (15 * GIB, 16 * GIB)])
-def test_memory_that_nobody_knows_fits_nothing_and_says_so(check, memory):
-    report = check(T4 | {"memory": memory}, torch_gpus=[T4 | {"memory": memory}])
-    assert not any(each.fits for each in report.verdicts)
-    assert "cannot tell" in verdict(report, "llava-1.5-7b").why
-    assert "free VRAM of the Tesla T4 is unknown" in recommend(report).reason
-
-
-def test_without_a_driver_only_the_embedded_model_fits(check, monkeypatch):
+def test_without_a_driver_only_the_embedded_model_fits_or_torch_is_asked(
+    check, monkeypatch, tmp_path
+):
     monkeypatch.setattr(machine, "DRIVER_SIGNS", ())
     report = check()
     assert report.torch_sees_gpu is None
     assert [each.model for each in report.verdicts if each.fits] == ["tiny"]
     assert (report.compute_dtype, report.gpu_problem) == ("float32", "no NVIDIA driver was found")
+    monkeypatch.setattr(machine, "DRIVER_SIGNS", (tmp_path / "none", tmp_path))
+    assert recommend(check(torch_gpus=[ORIN])).model == "llava-1.5-13b"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("GPU is lost"), AttributeError("x"), OSError()])
@@ -187,36 +214,6 @@ def test_libraries_that_are_missing_or_break_are_named(check, monkeypatch):
     assert "Run: pip install nvidia-ml-py" in check_gpu().advice[0]
 
 
-# What torch adds
-
-
-@pytest.mark.parametrize("ask", [False, True])
-def test_where_the_driver_leaves_a_gap_torch_fills_it(check, ask):
-    report = check(GB10, torch_gpus=[GB10 | {"memory": (120 * GIB, 110 * GIB)}], ask=ask)
-    assert (report.vram_total_bytes, report.vram_free_bytes) == (120 * GIB, 110 * GIB)
-    assert recommend(report).model == "llava-1.5-13b" and report.torch_sees_gpu
-    report = check(GB10, torch_gpus=[GB10 | {"size": 120 * GIB, "uuid": "GPU-1"}], ask=ask)
-    assert (report.vram_total_bytes, report.vram_free_bytes) == (120 * GIB, None)
-
-
-def test_where_a_driver_has_no_library_torch_is_asked(check, monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "DRIVER_SIGNS", (tmp_path / "none", tmp_path))
-    orin = {"name": "Orin", "capability": (8, 7), "memory": (61 * GIB, 50 * GIB)}
-    assert recommend(check(torch_gpus=[orin])).model == "llava-1.5-13b"
-
-
-def test_what_torch_cannot_tell_is_the_drivers(check):
-    """And the memory is: the driver was asked before torch's context took its share."""
-    silent = {"name": "Tesla T4", "capability": None, "memory": (15 * GIB, 13 * GIB)}
-    assert check(T4, torch_gpus=[silent], ask=True).gpu == check(T4).gpu
-
-
-def test_of_a_gpu_in_parts_the_part_counts(check):
-    part = {"name": "NVIDIA A100 MIG 1g.5gb", "capability": (8, 0), "memory": (5 * GIB, 4 * GIB)}
-    report = check(A100 | {"mig": 1}, torch_gpus=[part])
-    assert (report.gpu_name, report.vram_free_bytes) == (part["name"], 4 * GIB)
-
-
 def test_gpus_of_several_kinds_are_numbered_as_torch_numbers_them(check):
     t4, a100 = T4 | {"uuid": "GPU-aa"}, A100 | {"uuid": "GPU-bb"}
     report = check(t4, a100, torch_gpus=[a100, t4])
@@ -231,13 +228,6 @@ def test_a_hanging_torch_leaves_what_the_driver_said(check, monkeypatch, hang):
     report = check_gpu(ask_torch=True)
     assert (report.gpu_name, report.torch_sees_gpu) == ("Tesla T4", None)
     assert "2.11.0+cu128, CUDA 12.8, torch gave no answer in 0.2 s" in str(report)
-
-
-def test_amds_gpus_are_found_by_a_torch_for_them(check):
-    amd = {"name": "AMD Instinct MI300X", "capability": (9, 4), "memory": (192 * GIB, 190 * GIB)}
-    report = check(torch_gpus=[amd], cuda=None, rocm="7.0")
-    assert (report.gpu_name, report.capability) == (amd["name"], None)
-    assert report.compute_dtype == "float16" and "ROCm 7.0" in str(report)
 
 
 @pytest.mark.parametrize(
@@ -255,14 +245,6 @@ def test_a_gpu_that_torch_has_no_code_for_is_not_taken(check, capability, arches
     if not runs:
         assert "compute capabilities" in recommend(report).reason
         assert "Settings > Accelerator > GPU T4 x2" in report.advice[0]
-
-
-def test_a_gpu_too_old_for_4_bits_is_not_taken(check):
-    old = {"name": "GTX 980", "capability": (5, 2), "memory": (16 * GIB, 16 * GIB)}
-    report = check(old, place="local")
-    assert recommend(report).model == "tiny" and report.compute_dtype == "float32"
-    assert "4 bits need compute capability 6.0, and the GTX 980 has 5.2" in report.advice[0]
-    assert check(old, T4, torch_gpus=[old, T4]).gpu_name == "Tesla T4"
 
 
 # Which GPUs are visible
