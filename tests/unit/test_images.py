@@ -120,12 +120,9 @@ def test_name_in_another_unicode_form_is_found_folder_by_folder(tmp_path, asked,
         open_image(tmp_path.joinpath(*asked[:2], "é없음.png"))
 
 
-def test_thumbnail_as_a_data_uri():
-    assert open_image(data_uri(open_image(PNG), 32)).size == (32, 24)
-
-
-def test_example_picture_by_name():
+def test_example_picture_by_name_and_as_a_thumbnail():
     assert open_image(example_picture()).mode == "RGB"
+    assert open_image(data_uri(open_image(PNG), 32)).size == (32, 24), "as a thumbnail"
     for name in ("four_shapes.png", None, np.zeros(3)):
         with pytest.raises(LlavaNbError, match="no bundled picture .*there are: one_shape.png, "):
             example_picture(name)
@@ -134,22 +131,17 @@ def test_example_picture_by_name():
 # Every format, and what else its file holds.
 
 
-@pytest.mark.parametrize(
-    "kind", "BMP DDS DIB GIF ICNS ICO IM JPEG JPEG2000 PCX PNG PPM SGI TGA TIFF WEBP".split()
-)
-def test_format_that_pillow_writes(kind):
-    picture = Image.new("RGB", (64, 64), RED)
-    red, green, blue = open_image(encoded(picture, kind)).getpixel((32, 32))
-    assert red > 240 and green < 15 and blue < 15
-
-
+WRITTEN = "BMP DDS DIB GIF ICNS ICO IM JPEG JPEG2000 PCX PNG PPM SGI TGA TIFF WEBP".split()
 PSD = b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 1, 2, 8, 3) + bytes(14)
+PSD += b"\xff\xff" + bytes(4)
 QOI = b"qoif" + struct.pack(">IIBB", 2, 1, 3, 0) + b"\xfe\xff\0\0\xc0" + bytes(7) + b"\1"
 
 
-@pytest.mark.parametrize("data", [PSD + b"\xff\xff" + bytes(4), QOI])
-def test_format_that_pillow_only_reads(data):
-    assert open_image(data).getpixel((1, 0)) == RED
+@pytest.mark.parametrize("kind", [*WRITTEN, PSD, QOI])
+def test_format(kind):
+    data = encoded(Image.new("RGB", (64, 64), RED), kind) if isinstance(kind, str) else kind
+    red, green, blue = open_image(data).getpixel((1, 0))
+    assert red > 240 and green < 15 and blue < 15
 
 
 def test_format_of_a_plugin_opens_once_it_is_registered(monkeypatch):
@@ -333,19 +325,14 @@ def test_every_mode_becomes_rgb_on_white_and_what_was_given_stays(mode):
 
 @pytest.mark.parametrize(
     ("kind", "values", "greys"),
-    [
-        ("int32", [0, 100, 255], [0, 100, 255]),
-        ("int32", [-100, 0, 100], [0, 128, 255]),
-        ("int32", [5_000_000, 5_000_100, 5_000_200], [0, 128, 255]),
-        ("float32", [0, 0.5, 1], [0, 128, 255]),
-        ("float32", [0.125, 0.1875, 0.25], [0, 128, 255]),
-        ("float32", [7, 7, float("nan")], [7, 7, 0]),
-        ("float32", [-3, -3, -3], [0, 0, 0]),
-        ("uint16", [0, 128 * 257, 65535], [0, 128, 255]),
-        ("uint16", [0, 2048, 4095], [0, 128, 255]),  # the 12 bits of a microscope or an X-ray
-        ("uint16", [30_000, 30_500, 31_000], [0, 128, 255]),
-    ],
-)
+    [("int32", [0, 100, 255], [0, 100, 255]), ("int32", [-100, 0, 100], [0, 128, 255]),
+     ("int32", [5_000_000, 5_000_100, 5_000_200], [0, 128, 255]),
+     ("float32", [0, 0.5, 1], [0, 128, 255]), ("float32", [0.125, 0.1875, 0.25], [0, 128, 255]),
+     ("float32", [7, 7, float("nan")], [7, 7, 0]), ("float32", [-3, -3, -3], [0, 0, 0]),
+     ("uint16", [0, 128 * 257, 65535], [0, 128, 255]),
+     ("uint16", [0, 2048, 4095], [0, 128, 255]),  # the 12 bits of a microscope or an X-ray
+     ("uint16", [30_000, 30_500, 31_000], [0, 128, 255])],
+)  # fmt: skip
 def test_deep_greys_are_scaled_by_the_range_they_use(kind, values, greys):
     picture = Image.fromarray(np.array([values], kind))
     sources = [picture, encoded(picture, "TIFF")]
@@ -449,14 +436,10 @@ def test_where_decoding_takes_more_memory_the_limit_is_smaller(data, kind):
     assert told > 64 * 48 and open_image(data, max_pixels=told).mode == "RGB"
 
 
-def test_jpeg_with_a_scan_a_colour_has_the_smaller_limit():
-    data = encoded(NOISE, "JPEG", subsampling=0)
-    scan = b"\xff\xda\0\x08\1\1\0\0\x3f\0"
-    with pytest.raises(ImageError, match="for JPEG in several scans"):
+def test_scans_and_strips_decide_between_the_smaller_and_the_whole_limit():
+    data, scan = encoded(NOISE, "JPEG", subsampling=0), b"\xff\xda\0\x08\1\1\0\0\x3f\0"
+    with pytest.raises(ImageError, match="for JPEG in several scans"):  # a scan a colour
         open_image(data[: data.index(b"\xff\xda")] + scan, max_pixels=64 * 48)
-
-
-def test_subsampled_jpegs_and_tiffs_in_strips_have_the_whole_limit():
     picture = corners((64, 480))
     strips = encoded(picture, "TIFF", compression="tiff_lzw", strip_size=3000)
     for data in (encoded(picture, "JPEG", progressive=True), strips):
@@ -473,36 +456,28 @@ print(*open_image(sys.argv[1]).size, peak() - before)
 """
 
 
+DEFLATE = {"compression": "tiff_adobe_deflate"}
+
+
 def large_png(size):
     data = png_of(*size, bytes((1 + 4 * size[0]) * size[1]), colour=6)  # RGBA
     return data[:33] + png_chunk(b"eXIf", b"II*\0\x08\0\0\0\1\0" + TURN) + data[33:]
 
 
-def large_jpeg(size):
-    return encoded(Image.new("RGB", size), "JPEG", progressive=True, subsampling=0)
-
-
-def one_strip(size):
-    options = {"compression": "tiff_adobe_deflate", "strip_size": 2**31 - 1}
-    return encoded(Image.new("RGB", size), "TIFF", **options)
-
-
-def turned_tiff(size):
-    options = {"compression": "tiff_adobe_deflate", "exif": exif_of(6)}
-    return encoded(Image.new("RGB", size), "TIFF", **options)
+def large(kind, **options):
+    return lambda size: encoded(Image.new("RGB", size), kind, **options)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
 @pytest.mark.parametrize(
     ("make", "size", "comes_as", "gib"),
-    [
-        (large_png, (7000, 7000), (7000, 7000), 0.5),
-        (large_png, (9000, 7000), (3500, 4500), 0.5),
-        (large_jpeg, (6000, 7000), (3000, 3500), 0.35),  # as a whole 0.4
-        (one_strip, (8000, 8500), (2667, 2834), 0.5),
-        (turned_tiff, (7000, 8000), (4000, 3500), 0.33),  # turned first 0.42
-    ],
-)
+    [(large_png, (7000, 7000), (7000, 7000), 0.5),
+     (large_png, (9000, 7000), (3500, 4500), 0.5),
+     # as a whole 0.4; the last, turned first, 0.42
+     (large("JPEG", progressive=True, subsampling=0), (6000, 7000), (3000, 3500), 0.35),
+     (large("TIFF", strip_size=2**31 - 1, **DEFLATE), (8000, 8500), (2667, 2834), 0.5),
+     (large("TIFF", exif=exif_of(6), **DEFLATE), (7000, 8000), (4000, 3500), 0.33)],
+)  # fmt: skip
 def test_largest_pictures_take_at_most_half_a_gibibyte(tmp_path, make, size, comes_as, gib):
     (tmp_path / "large").write_bytes(make(size))
     command = [sys.executable, "-c", MEASURE, tmp_path / "large"]
@@ -537,34 +512,25 @@ def test_limit_that_is_no_number(name, value):
 # What it says.
 
 
-def test_missing_file(tmp_path):
-    for name in ("Cat.JPG", "cat2.jpg", "zebra.png"):
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
+def test_what_is_no_file_with_a_picture(tmp_path):
+    for name in ("Cat.JPG", "cat2.jpg", "zebra.png", "empty.jpg"):
         (tmp_path / name).touch()
     (tmp_path / "dangling.gif").symlink_to("nowhere.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    os.mkfifo(tmp_path / "pipe")
     for path, message in [
         ("cat.jpg", "no file .*Did you mean 'Cat.JPG' or 'cat2.jpg'"),
         ("dog.jpeg", "Check the name, or upload"),
         ("pictures/cat.jpg", "folder does not exist either"),
         ("dangling.gif", "There is no file"),
+        (".", r"is a folder.*caption_folder\(llava, "),
+        ("empty.jpg", r"empty.jpg' is empty \(0 bytes\)"),
+        ("loop.png", "cannot be read .Too many levels of symbolic links"),
+        ("pipe", "device or a pipe"),  # it would be waited for
     ]:
         with pytest.raises(ImageError, match=message):
             open_image(tmp_path / path)
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
-def test_what_is_no_file_with_a_picture(tmp_path):
-    (tmp_path / "empty.jpg").touch()
-    (tmp_path / "loop.png").symlink_to("loop.png")
-    os.mkfifo(tmp_path / "pipe")
-    for path, message in [
-        (tmp_path, r"is a folder.*caption_folder\(llava, "),
-        (tmp_path / "empty.jpg", r"empty.jpg' is empty \(0 bytes\)"),
-        (tmp_path / "loop.png", "cannot be read .Too many levels of symbolic links"),
-        (tmp_path / "pipe", "device or a pipe"),  # it would be waited for
-        (Path("https://example.org/cat.png"), "address as text, not as a Path"),
-    ]:
-        with pytest.raises(ImageError, match=message):
-            open_image(path)
 
 
 def test_closed_picture_is_said_to_be_closed(tmp_path):
@@ -606,6 +572,7 @@ RELEASED.release()
         ("www.example.org/cat.png", "write https:// in front"),
         ("ftp://example.org/cat.png", "ftp: address; only http and https"),
         ("file:///content/cat.png", "without 'file://'"),
+        (Path("https://example.org/cat.png"), "address as text, not as a Path"),
         ("javascript:alert(1)", "javascript: address"),
         ("data:image/png;base64", "no comma"),
         ("data:image/png;base64,", "no content after the comma"),
@@ -643,11 +610,8 @@ def test_source_that_is_no_picture(source, message):
 def test_widget_and_tensor_are_told_what_of_them_is_the_picture():
     torch, widgets = pytest.importorskip("torch"), pytest.importorskip("ipywidgets")
     upload = widgets.FileUpload()
-    for source, message in [
-        (upload.value, "nothing arrived"),
-        (upload, r"give widget\.value"),
-        (torch.zeros(3, 4, 4), r"give tensor\.cpu\(\)\.numpy\(\)"),
-    ]:
+    told = [(upload.value, "nothing arrived"), (upload, r"give widget\.value")]
+    for source, message in [*told, (torch.zeros(3, 4, 4), r"give tensor\.cpu\(\)\.numpy\(\)")]:
         with pytest.raises(ImageError, match=message):
             open_image(source)
 

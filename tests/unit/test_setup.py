@@ -1,6 +1,6 @@
 """colab_setup.sh: what it installs, when it does not, and what it says when it cannot.
 
-A stand-in for `python3` writes down what it is asked. Real installs are what
+A stand-in for `python3` (fake_python.sh) writes down what it is asked. Real installs are what
 `bash colab_setup.sh test` makes before it comes here; what they changed in the stand-in for Colab's
 runtime is looked at below.
 """
@@ -20,25 +20,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ADDED = {"bitsandbytes", "llava_nb"}
+FAKE_PYTHON = Path(__file__).with_name("fake_python.sh").read_text()
 PYTHONS = ("python3", *(f"python3.{minor}" for minor in range(10, 14)))
-
-# Acts as python3, as `python -m venv` and as the Python in the venv; keeps a log of pip's installs.
-FAKE_PYTHON = """#!/usr/bin/env bash
-case "$*" in
-    *sys.version_info*) exit "${FAKE_VERSION_UNFIT:-0}" ;;
-    *"-m venv"*)
-        [[ -z "${FAKE_NO_VENV:-}" ]] || exit 1
-        rm -rf "${@: -1}" && mkdir -p "${@: -1}/bin" && cp "$0" "${@: -1}/bin/python" ;;
-    *"pip install"*)
-        shift 2; echo "pip $*" >>"$FAKE_LOG"
-        [[ "$*" != *"${FAKE_PIP_FAILS_ON:-nothing at all}"* ]] || exit 1
-        [[ "$*" != *--report* ]] || echo '{"install": [{"metadata": {}}]}' ;;
-    *'m.version("torch")'*) exit 1 ;;
-    *requires_dist*) exit "${FAKE_TORCH_HAS_CUDA:-0}" ;;
-    *--version*) echo "Python 3.11.0" ;;
-    *) echo "python $*" ;;
-esac
-"""
 
 
 class Machine:
@@ -90,14 +73,11 @@ def test_help_names_every_verb(machine):
     assert "colab_setup.sh test" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_a_slip_is_answered_with_what_there_is(machine):
+def test_a_slip_is_answered_with_what_there_is_and_caption_hands_on_its_words(machine):
     run = machine.run("captoin")
     assert run.returncode == 1
     assert "no verb 'captoin'" in run.stderr and "colab_setup.sh caption" in run.stderr
     assert "no extra 'gpu'; there are: test, lab" in machine.run("setup", "gpu").stderr
-
-
-def test_caption_hands_on_picture_and_prompt(machine):
     run = machine.run("caption", "my cat.png", "What is it?")
     assert "python -m llava_nb caption my cat.png What is it?" in run.stdout
 
