@@ -48,9 +48,11 @@ def test_an_own_picture_is_not_answered_in_shapes(capsys, picture, tmp_path, mon
     assert "(HF_HUB_OFFLINE is set)" in said.err and "--model tiny" in said.err
 
 
-def test_none_means_not_quantised(capsys):
+def test_none_means_not_quantised_and_report_prints_what_the_machine_can_run(capsys):
     main(["caption", "--model", "tiny", "--quantization", "none"])
     assert "tiny (not quantised)" in capsys.readouterr().out
+    assert main(["report"]) == 0
+    assert "llava-1.5-13b" in capsys.readouterr().out
 
 
 def test_a_users_mistake_is_one_line_and_exit_code_1(capsys):
@@ -58,11 +60,6 @@ def test_a_users_mistake_is_one_line_and_exit_code_1(capsys):
     error = capsys.readouterr().err
     assert error.startswith("ImageError: ") and "no-such-picture.png" in error
     assert error.count("\n") == 1
-
-
-def test_report_prints_what_the_machine_can_run(capsys):
-    assert main(["report"]) == 0
-    assert "llava-1.5-13b" in capsys.readouterr().out
 
 
 def test_no_command_shows_the_usage(capsys):

@@ -24,10 +24,6 @@ def test_a_prompt_is_the_originals(style):
     assert prompts.build(turns, style) == RECORDED[style]["two_turns"]
 
 
-def test_the_styles_of_the_original_are_all_there():
-    assert {"vicuna_v1", "llava_v1", "llava_llama_2", "mistral_instruct"} == set(ORIGINALS)
-
-
 @pytest.mark.parametrize("style", prompts.STYLES)
 def test_text_stands_in_a_prompt_as_it_is(style):
     """Jinja, which fills the styles in, gives a meaning to braces and takes line ends away."""
@@ -37,10 +33,8 @@ def test_text_stands_in_a_prompt_as_it_is(style):
 
 
 def test_the_default_is_what_llava_1_5_was_trained_with():
+    assert {"vicuna_v1", "llava_v1", "llava_llama_2", "mistral_instruct"} == set(ORIGINALS)
     assert "curious user" in prompts.build([("Hi", None)])
-
-
-def test_a_question_may_place_its_picture_itself():
     assert prompts.with_image("Before <image> after") == "Before <image> after"
 
 
@@ -89,14 +83,10 @@ def test_what_is_no_question_is_told_for_what_it_is(given, cause):
 
 @pytest.mark.parametrize(
     ("given", "read"),
-    [
-        ("What is this?\r\n\tThat?", "What is this?\r\n\tThat?"),
-        ("half \ud83d of it", "half \ufffd of it"),
-        ("the other \ude00", "the other \ufffd"),
-        ("two halves \ud83d\ude00", "two halves \U0001f600"),
-        ("a\0b\x1b[1mc\x85", "ab[1mc"),
-        ("\ufeffa", "\ufeffa"),
-    ],
-)
+    [("What is this?\r\n\tThat?", "What is this?\r\n\tThat?"),
+     ("half \ud83d of it", "half \ufffd of it"), ("the other \ude00", "the other \ufffd"),
+     ("two halves \ud83d\ude00", "two halves \U0001f600"), ("a\0b\x1b[1mc\x85", "ab[1mc"),
+     ("\ufeffa", "\ufeffa")],
+)  # fmt: skip
 def test_a_question_is_made_what_a_tokenizer_can_read(given, read):
     assert prompts.check_question(given) == read
