@@ -43,21 +43,13 @@ def main() -> int:
     graph = grimp.build_graph(PACKAGE, cache_dir=None)
     edges = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
     reach = {name: reachable(name, edges) for name in edges}
-    circles = {
-        frozenset(other for other in reach[name] if name in reach[other])
-        for name in edges
-        if name in reach[name]
-    }
+    rings = {name: frozenset(each for each in reach[name] if name in reach[each]) for name in reach}
+    circles = set(filter(None, rings.values()))
     files = (ROOT / PACKAGE).rglob("*.py")
     lines = [len(path.read_text(encoding="utf-8").splitlines()) for path in files]
-    figures = {
-        "files": len(lines),
-        "lines": sum(lines),
-        "largest": max(lines),
-        "imports": round(sum(map(len, edges.values())) / len(lines), 2),
-        "levels": levels(reach),
-        "circles": len(circles),
-    }
+    imports = round(sum(map(len, edges.values())) / len(lines), 2)
+    counts = (len(lines), sum(lines), max(lines), imports, levels(reach), len(circles))
+    figures = dict(zip(LIMITS, counts, strict=True))
     for name, figure in figures.items():
         past = " PAST ITS LIMIT" if figure > LIMITS[name] else ""
         print(f"{name:8} {figure:7g}  (at most {LIMITS[name]:g}){past}")

@@ -41,12 +41,9 @@ def by_pillow(path: Path) -> str | None:
 
 def by_us(path: Path) -> str:
     try:
-        picture = open_image(path)
-        return "opened" if picture.mode == "RGB" else f"mode {picture.mode}"
-    except ImageError as error:
-        return f"refused: {error}"
+        return "opened" if open_image(path).mode == "RGB" else "not RGB"
     except BaseException as error:
-        return f"{type(error).__name__}: {error}"
+        return f"{'refused' if isinstance(error, ImageError) else type(error).__name__}: {error}"
 
 
 def apart(path: Path, work) -> tuple[object, float, int]:

@@ -37,8 +37,6 @@ CALLS = {
 }
 OURS = ["ImageError", "ModelError", "OutOfVramError", "PromptError"]
 ERRORS = dict.fromkeys(OURS, "LlavaNbError") | {"DoesNotFitError": "ModelError"}
-    ["ImageError", "ModelError", "OutOfVramError", "PromptError"], "LlavaNbError"
-)
 OTHERS = {"LlavaNbError", "Llava", "Answer", "FolderResult"}
 
 

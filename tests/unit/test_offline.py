@@ -25,9 +25,8 @@ def test_a_connection_is_refused_and_remembered(network_attempts):
 
 @pytest.mark.parametrize("look_up", ["getaddrinfo", "gethostbyname", "gethostbyname_ex"])
 def test_a_look_up_is_refused(network_attempts, look_up):
-    arguments = ("example.org", 80) if look_up == "getaddrinfo" else ("example.org",)
     with pytest.raises(socket.gaierror, match="offline: no look-up of example.org"):
-        getattr(socket, look_up)(*arguments)
+        getattr(socket, look_up)(*["example.org", 80][: 1 + (look_up == "getaddrinfo")])
     network_attempts.clear()
 
 
