@@ -74,10 +74,6 @@ def pixels_of(processor: Any, picture: Image.Image) -> torch.Tensor:
     return encode(processor, [picture], ["<image>"])["pixel_values"]
 
 
-def as_it_is(picture: Image.Image) -> Image.Image:
-    return picture
-
-
 def padded(picture: Image.Image) -> Image.Image:
     """The picture in the middle of a square, as the LLaVA authors' expand2square does it."""
     edge = max(picture.size)
@@ -86,9 +82,7 @@ def padded(picture: Image.Image) -> Image.Image:
     return square
 
 
-def assert_pixels(
-    processor: Any, name: str, settings: dict[str, Any], prepared=as_it_is, atol: float = 1e-3
-) -> None:
+def assert_pixels(processor, name, settings, prepared=lambda picture: picture, atol=1e-3):
     """They are those of transformers' own image processor of that name and these settings."""
     theirs = pil_class(name)(**settings)
     for size in ((200, 60), (31, 90), (SIDE, SIDE)):
@@ -132,22 +126,18 @@ def test_a_processor_that_is_saved_and_read_again_makes_the_same(build, tmp_path
     assert asked == ["U <image>Hi A"] * 2
 
 
+LLAVA, NAMELESS = ({"image_processor_type": name} for name in ("LlavaImageProcessor", None))
+
+
 @pytest.mark.parametrize(
     "more",
-    [
-        {},
-        {"size": SIDE, "crop_size": SIDE},
-        {"size": 224, "crop_size": 224},
-        {"do_center_crop": False},
-        {"do_pad": True},
-        {"image_processor_type": "CLIPImageProcessorFast", "do_pad": False},
-        {"image_processor_type": "LlavaImageProcessor"},
-        {"image_processor_type": "LlavaImageProcessor", "do_pad": True},
-        {"image_processor_type": None, "feature_extractor_type": "CLIPFeatureExtractor"},
-        {"image_processor_type": None},
-    ],
+    [{}, {"size": SIDE, "crop_size": SIDE}, {"size": 224, "crop_size": 224},
+     {"do_center_crop": False}, {"do_pad": True},
+     {"image_processor_type": "CLIPImageProcessorFast", "do_pad": False},
+     LLAVA, LLAVA | {"do_pad": True}, NAMELESS,
+     NAMELESS | {"feature_extractor_type": "CLIPFeatureExtractor"}],
     ids=str,
-)
+)  # fmt: skip
 def test_what_was_published_with_clips_crop_is_padded_as_it_was_trained(build, more):
     processor, _ = build(CROPS | more, "clip")
     assert_pixels(processor, "CLIPImageProcessor", CROPS, padded, atol=0)
@@ -155,15 +145,11 @@ def test_what_was_published_with_clips_crop_is_padded_as_it_was_trained(build, m
 
 @pytest.mark.parametrize(
     "settings",
-    [
-        {"image_processor_type": "SiglipImageProcessor"},
-        {"image_processor_type": "SiglipImageProcessor", "size": {"height": 384, "width": 384}},
-        {"image_processor_type": "SiglipImageProcessor", "size": SIDE},
-        {"image_processor_type": "SiglipImageProcessor", "size": {"shortest_edge": SIDE}},
-        {},
-    ],
+    [{}, *({"image_processor_type": "SiglipImageProcessor"} | size for size in (
+        {}, {"size": {"height": 384, "width": 384}}, {"size": SIDE},
+        {"size": {"shortest_edge": SIDE}}))],
     ids=str,
-)
+)  # fmt: skip
 def test_a_size_that_is_not_the_towers_is_made_the_towers(build, settings):
     processor, _ = build(settings)
     assert_pixels(processor, "SiglipImageProcessor", {"size": SIGLIP["size"]})
@@ -229,29 +215,21 @@ def test_a_long_strip_looks_as_the_whole_does(build, size):
 @pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1)])
 def test_of_a_strip_that_is_cropped_the_middle_is_seen(build, size):
     processor, _ = build(CROPS, "siglip")
-    strip = Image.new("RGB", size, "red")
-    strip.paste("blue", tuple(max(length // 2 - 5, 0) for length in size) + tuple(
-        length // 2 + 5 for length in size
-    ))  # fmt: skip
+    strip, (across, down) = Image.new("RGB", size, "red"), (length // 2 for length in size)
+    strip.paste("blue", (max(across - 5, 0), max(down - 5, 0), across + 5, down + 5))
     seen = pixels_of(processor, strip)[0]
     assert seen[2].min() > seen[0].max()
 
 
-def test_a_large_picture_becomes_tiles_that_are_counted_right(tmp_path):
-    for name in ("llava-1.6-mistral", "llava-onevision"):
-        folder = tmp_path / name
-        make_member(name, folder)
-        config = build_config(json.loads((folder / "config.json").read_text()))
-        processor = build_processor(str(folder), config)
-        large = Image.new("RGB", (7000, 7000), "red")
-        small = shrink(large, processor)
-        assert small.size == (3500, 3500)
-        of_large, of_small = (
-            encode(processor, [each], ["<image>"])["pixel_values"] for each in (large, small)
-        )
-        assert of_large.equal(of_small)
-        ordinary = Image.new("RGB", (4000, 6000))
-        assert shrink(ordinary, processor) is ordinary
+@pytest.mark.parametrize("name", ["llava-1.6-mistral", "llava-onevision"])
+def test_a_large_picture_becomes_tiles_that_are_counted_right(tmp_path, name):
+    make_member(name, tmp_path)
+    config = build_config(json.loads((tmp_path / "config.json").read_text()))
+    processor = build_processor(str(tmp_path), config)
+    large, ordinary = Image.new("RGB", (7000, 7000), "red"), Image.new("RGB", (4000, 6000))
+    small = shrink(large, processor)
+    assert small.size == (3500, 3500) and shrink(ordinary, processor) is ordinary
+    assert pixels_of(processor, large).equal(pixels_of(processor, small))
 
 
 MEASURED = """

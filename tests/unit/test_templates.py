@@ -34,18 +34,12 @@ def folder(request, tmp_path):
 
 def test_the_prompt_is_the_published_template_and_for_1_5_what_it_was_trained_with(folder):
     name, path = folder
-    assert load(path).prompt_text(QUESTION) == FAMILY[name].asked.format(QUESTION)
-
-
-def test_without_a_template_it_is_what_the_model_was_trained_with(folder):
-    name, path = folder
+    published = FAMILY[name].asked.format(QUESTION)
+    assert load(path).prompt_text(QUESTION) == published
     (path / "chat_template.jinja").unlink()
-    llava = load(path)
-    style = WITHOUT_TEMPLATE[name]
-    asked = FAMILY[name].asked.format(QUESTION)
-    if style is not None:
-        asked = prompts.build([(f"<image>\n{QUESTION}", None)], style)
-    assert (llava.style, llava.prompt_text(QUESTION)) == (style, asked)
+    llava, style = load(path), WITHOUT_TEMPLATE[name]
+    trained = prompts.build([(f"<image>\n{QUESTION}", None)], style) if style else published
+    assert (llava.style, llava.prompt_text(QUESTION)) == (style, trained)
 
 
 def edited(path: Path, **changes: Any) -> None:
@@ -106,8 +100,12 @@ SETS_NONE = SETS_IT.replace("<s><image><s>", "")
 TWO_TURNS = (("One?", "Yes."), ("Two?", None))
 
 
+PRINTS = SETS_IT.replace("m['content']", "m['content'] | string")  # and takes no parts
+
+
 @pytest.mark.parametrize(
-    ("template", "first"), [(SETS_IT, "U <s><image><s>"), (SETS_NONE, "U <image>\n")]
+    ("template", "first"),
+    [(SETS_IT, "U <s><image><s>"), (SETS_NONE, "U <image>\n"), (PRINTS, "U <s><image><s>")],
 )
 def test_a_template_that_takes_text_is_given_text(made, tmp_path, template, first):
     model = processor_of(made, tmp_path, template)
@@ -115,24 +113,14 @@ def test_a_template_that_takes_text_is_given_text(made, tmp_path, template, firs
     assert asked(*model, TWO_TURNS) == f"{first}One? E A Yes. E U Two? E A "
 
 
-def test_a_template_that_prints_what_it_is_given_takes_no_parts(made, tmp_path):
-    template = SETS_IT.replace("m['content']", "m['content'] | string")
-    assert asked(*processor_of(made, tmp_path, template)) == f"U <s><image><s>{QUESTION} E A "
-
-
-@pytest.mark.parametrize(
-    ("question", "images", "message"),
-    [
+def test_a_prompt_with_another_number_of_pictures_is_told(made, tmp_path):
+    model = processor_of(made, tmp_path, SETS_IT)
+    for question, images, message in [
         (QUESTION, 0, "template of this model writes 1 picture.*0 were given"),
         ("<image> what?", 1, "1 picture.*holds <image> 2 time"),
-    ],
-)
-def test_a_prompt_with_another_number_of_pictures_is_told(
-    made, tmp_path, question, images, message
-):
-    model = processor_of(made, tmp_path, SETS_IT)
-    with pytest.raises(PromptError, match=message):
-        asked(*model, [(question, None)], images)
+    ]:
+        with pytest.raises(PromptError, match=message):
+            asked(*model, [(question, None)], images)
 
 
 def test_joycaption_gets_the_system_prompt_of_its_card(made, tmp_path):
@@ -175,23 +163,18 @@ LLAMA_3 = (
 )
 
 
-@pytest.mark.parametrize("by", ["vocabulary", "token"])
-def test_a_llama_3_without_a_template_is_prompted_as_llama_3(made, tmp_path, by):
-    if by == "vocabulary":
-        assert asked(*processor_of(made, tmp_path, None, vocab_size=128_256)) == LLAMA_3
-        return
+def test_a_llama_3_without_a_template_is_prompted_as_llama_3_and_nobody_else(made, tmp_path):
+    """By the size of its vocabulary, or by its token."""
+    assert asked(*processor_of(made, tmp_path, None, vocab_size=128_256)) == LLAMA_3
+    message = "not known how a llava on llama was prompted.*chat_template.jinja"
+    with pytest.raises(ModelError, match=message):
+        processor_of(made, tmp_path, None, vocab_size=64_000)
     source = tmp_path / "source"
     shutil.copytree(made, source)
     tokenizer = AutoTokenizer.from_pretrained(made)
     tokenizer.add_tokens(["<|start_header_id|>"])
     tokenizer.save_pretrained(source)
     assert asked(*processor_of(source, tmp_path, None)) == LLAMA_3
-
-
-def test_a_conversation_that_nobody_knows_is_not_guessed(made, tmp_path):
-    message = "not known how a llava on llama was prompted.*chat_template.jinja"
-    with pytest.raises(ModelError, match=message):
-        processor_of(made, tmp_path, None, vocab_size=64_000)
 
 
 def test_the_picture_stands_at_the_models_own_token(made, tmp_path):
