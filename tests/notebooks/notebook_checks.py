@@ -86,16 +86,10 @@ def python_of(cell: dict) -> ast.Module:
 def is_well_formed(notebook: Notebook) -> Iterator[str]:
     try:
         nbformat.validate(notebook.content, ref=None)
-    except nbformat.ValidationError as error:
-        yield f"not a valid notebook: {error.message}"
-
-
-def parses(notebook: Notebook) -> Iterator[str]:
-    for place, cell in notebook.code:
-        try:
+        for _, cell in notebook.code:
             python_of(cell)
-        except SyntaxError as error:
-            yield f"cell {place} is not Python: {error}"
+    except (nbformat.ValidationError, SyntaxError) as error:
+        yield f"not a valid notebook, or a cell of it is not Python: {error}"
 
 
 def is_executed_in_order(notebook: Notebook) -> Iterator[str]:
@@ -107,11 +101,10 @@ def is_executed_in_order(notebook: Notebook) -> Iterator[str]:
 def opens_in_colab_on_a_t4(notebook: Notebook) -> Iterator[str]:
     """By its metadata, and by a badge before the first code cell that opens this very notebook."""
     metadata = notebook.content["metadata"]
-    asked = metadata.get("accelerator"), metadata.get("colab", {}).get("gpuType")
-    if asked != ("GPU", "T4"):
-        yield f"metadata asks Colab for {asked}, not for ('GPU', 'T4')"
-    if metadata.get("kernelspec", {}).get("name") != "python3":
-        yield "metadata does not name the kernel 'python3'"
+    asked = [metadata.get("accelerator"), metadata.get("colab", {}).get("gpuType")]
+    asked.append(metadata.get("kernelspec", {}).get("name"))
+    if asked != ["GPU", "T4", "python3"]:
+        yield f"metadata asks Colab for {asked}, not for ['GPU', 'T4', 'python3']"
     wanted = f"{COLAB}/blob/main/notebooks/{notebook.name}"
     first = notebook.code[0][0] if notebook.code else len(notebook.cells)
     opening = "\n".join(source(cell) for cell in notebook.cells[: first - 1])
@@ -208,10 +201,8 @@ def figures_are_described(notebook: Notebook) -> Iterator[str]:
 
 def opening_links_the_glossary(notebook: Notebook) -> Iterator[str]:
     """By its address, since a notebook opened alone in Colab has no page beside it."""
-    folder = f"{REPOSITORY}/blob/main/notebooks"
-    pages = [f"({folder}/glossary.md)"]
-    if notebook.name.startswith("ko/"):
-        pages.append(f"({folder}/ko/glossary.md)")
+    folder, korean = f"{REPOSITORY}/blob/main/notebooks", notebook.name.startswith("ko/")
+    pages = [f"({folder}/glossary.md)", *[f"({folder}/ko/glossary.md)"] * korean]
     if not any(page in source(notebook.cells[0]) for page in pages):
         yield f"the first cell does not link the glossary: [glossary]{pages[0]}"
 
