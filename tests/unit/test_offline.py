@@ -37,13 +37,6 @@ def test_a_child_process_is_offline_too_and_has_caches_of_its_own():
     assert os.environ["HF_HUB_OFFLINE"] == "1" and "llava_nb-tests-" in os.environ["HF_HOME"]
 
 
-def test_loopback_works():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with socket.create_connection(("localhost", server.getsockname()[1]), timeout=5) as client:
-            server.accept()[0].sendall(b"hello")
-            assert client.recv(5) == b"hello"
-
-
 @pytest.mark.parametrize(
     ("host", "local"),
     [*((here, True) for here in ("127.0.0.1", "::1", "::ffff:127.0.0.1", "localhost", "", None)),
