@@ -327,5 +327,5 @@ def printed_mib(program):
 def test_what_is_freed_leaves_the_process_and_holes_in_the_heap_are_given_back():
     """Blocks of 8 MiB freed between small ones that stay: the heap would keep them."""
     left, back = printed_mib(STAYS), printed_mib(COMES_BACK)
-    assert left < 60, f"{left:.0f} MiB stayed, of which 5 are in use"
+    assert left < 15, f"{left:.0f} MiB stayed, of which 5 are in use"  # 20 to 184 without it
     assert back > 60, f"{back:.0f} of 95 MiB came back"
