@@ -24,7 +24,7 @@ _HOMES = {
     "vram_report": "vram.report",
     "track_vram": "vram.track",
     "VramLog": "vram.track",
-    "free_vram": "vram.free",
+    "free_vram": "vram.report",
     "caption_panel": "panel.panel",
     "caption_folder": "folder.run",
     "FolderResult": "folder.run",

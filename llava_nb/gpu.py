@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 
 from . import machine
 from .catalog import FOR_CPU, ModelInfo, known_models
-from .errors import LlavaNbError, plain
+from .errors import LlavaNbError, format_gib, plain
 from .machine import NO_DRIVER, NO_GPU, Gpu, attempt, disk_free_bytes, dotted, ram_bytes
-from .sizes import format_gib, needed_ram_bytes
+from .sizes import needed_ram_bytes
 
 # The oldest versions that work here. transformers 5 renamed modules and arguments, and asks for
 # these versions of the other two itself.

@@ -41,11 +41,6 @@ TOLERATED = 1.1  # the excess, in each direction, from which LLaVA-OneVision shr
 USUAL_CONTEXT = 4096  # tokens: LLaVA-1.5's, for a config that does not say
 
 
-def format_gib(count: int | None) -> str:
-    """Write a number of bytes as GiB (2^30 bytes): `format_gib(15633743872)` is "14.56 GiB"."""
-    return "unknown" if count is None else f"{count / GIB:.2f} GiB"
-
-
 @dataclass(frozen=True)
 class Shape:
     """The sizes of a LLaVA: a language model of Llama's kind, a tower, a two-layer projector.

@@ -28,9 +28,8 @@ from ..inference.answer import (
     whole_number,
 )
 from ..prompts import DEFAULT_PROMPT, check_question
-from .sources import Entry, find_pictures, text_files_of
+from .sources import Entry, find_pictures, rows_by_ray, rows_here, text_files_of
 from .table import Row, Table, check_output, frame, only_one_run
-from .work import rows_by_ray, rows_here
 
 SHOWN_ERRORS = 10
 THUMBNAIL = 160  # pixels
@@ -96,8 +95,8 @@ def caption_folder(
             f"workers is {shown(given)}; it is a whole number from 1 on, or None for all that "
             "there is room for."
         )
-    flags = {"recursive": recursive, "text_files": text_files}
-    for name, value in {**flags, "recaption": recaption, "progress": progress}.items():
+    flags = {"recursive": recursive, "text_files": text_files, "recaption": recaption}
+    for name, value in {**flags, "progress": progress}.items():
         if not isinstance(value, bool):
             raise PromptError(f"{name} is {shown(value)}; it is True or False.")
     engines = {"local": rows_here, "ray": partial(rows_by_ray, workers=workers)}
@@ -133,11 +132,9 @@ def caption_folder(
 
 
 class Run:
-    """One run: what became of each picture is in `outcomes`, by its name.
+    """One run: what became of each picture is in `outcomes`, by its name, as FolderResult has it.
 
-    "kept" from before, "captioned" and "failed" now; kept too are those "not_looked_at", which
-    could not be, and those "not_redone", which could not be captioned again. `texts` are the files
-    for the captions beside pictures, by the pictures' names.
+    `texts` are the files for the captions beside pictures, by the pictures' names.
     """
 
     def __init__(self, table: Table, entries: list[Entry], texts: dict[str, Path]) -> None:
@@ -322,10 +319,7 @@ class FolderResult:
         return (self.captioned + self.failed) / self.seconds if self.seconds else 0.0
 
     def rows(self) -> list[Row]:
-        """Read the rows of these pictures, this model and this prompt, in the pictures' order.
-
-        Raises LlavaNbError if the table is no longer there.
-        """
+        """Read the rows of these pictures, in their order. Raises LlavaNbError."""
         if not self.output.exists():
             raise LlavaNbError(
                 f"The table '{plain(self.output)}' is not there. If it was moved, make the same "
@@ -342,10 +336,10 @@ class FolderResult:
     def contact_sheet(
         self, path: str | os.PathLike | None = None, *, limit: int = 100
     ) -> ContactSheet:
-        """Write a page with the first `limit` pictures and their captions.
+        """Write a page with the first `limit` pictures and their captions; it needs nothing else.
 
-        It is written beside the table, as `captions.sheet.html`, or at `path`, which ends in
-        .html; it needs nothing else and runs nothing. Raises LlavaNbError if it cannot be written.
+        It is beside the table, as `captions.sheet.html`, or at `path`, which ends in .html. Raises
+        LlavaNbError if it cannot be written.
         """
         number = whole_number(limit)
         if number is None:

@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from ..errors import LlavaNbError, PromptError, plain
-from ..sizes import format_gib
+from ..errors import LlavaNbError, PromptError, format_gib, plain
 
 if TYPE_CHECKING:
     import torch

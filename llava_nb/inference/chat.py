@@ -18,8 +18,7 @@ from ..errors import PromptError
 from ..images import open_image
 from ..prompts import check_question
 from .answer import Answer, Generation, Settings, takes_settings
-from .batch import one_or_several
-from .engine import Engine, Picture
+from .engine import Engine, Picture, one_or_several
 
 GAP = 0.02  # of the height, between two pictures
 HEIGHT = 672  # pixels, twice what LLaVA-1.5 looks at; higher pictures are made smaller

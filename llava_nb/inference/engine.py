@@ -10,20 +10,21 @@ from __future__ import annotations
 import functools
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 from transformers import DynamicCache
 
-from ..errors import ModelError
+from ..errors import ImageError, LlavaNbError, ModelError, OutOfVramError, PromptError
 from ..images import open_image
 from ..processor import Spelling, encode, encode_text, prompt_text, shrink
 from ..sizes import ANSWER_TOKENS, Work, activation_bytes, context_of, kv_bytes_per_token, shape_of
-from ..vram.free import or_out_of_vram, register, smaller_steps
+from ..vram.report import free_vram, or_out_of_vram, register, smaller_steps
 from ..vram.track import Peak, peak_on
-from .answer import Answer, Generation, Settings
+from .answer import Answer, Generation, Settings, check_batch_size
 from .kv_cache import (
     CACHE_ARGUMENT,
     Prefix,
@@ -38,6 +39,8 @@ STRIP_PIXELS = 2**22
 SHORT_ANSWER = 128  # tokens; most descriptions are no longer
 UNUSED = 1.1  # times what is needed, for what lies unused between blocks
 _TEXT = ("input_ids", "attention_mask")
+# One picture, or something that holds one. Files are rows of lines to Python.
+SINGLE = (str, bytes, bytearray, memoryview, Mapping, Image.Image)
 
 
 class Picture:
@@ -120,19 +123,21 @@ class Engine:
         return context_of(self.network.config)
 
     def close(self) -> None:
-        """Let go of the model. An answer under way in another thread ends first."""
+        """Give the model's memory back. An answer under way in another thread ends first."""
         with self.lock:
             self._network = self._processor = None
             self.prefixes.clear()
+        free_vram()  # an exception of an earlier cell may still hold the model
 
     def prompt_text(self, turns: Sequence[tuple[str, str | None]], images: int) -> str:
         """Return the exact text that the model is given. Raises PromptError."""
         return prompt_text(self.processor, turns, images, style=self.style, spelling=self.spelling)
 
-    def shrink(self, picture: Image.Image, *, is_alone: bool = True) -> Image.Image:
-        """Return a picture in the size that the model looks at, alone in its question or not."""
-        is_original = self.spelling is not None
-        return shrink(picture, self.processor, original=is_original, is_alone=is_alone)
+    def sources(self, image: Any) -> list[Any]:
+        """Return the pictures of one question: several only for a model that takes them."""
+        if image is None:
+            return []
+        return one_or_several(image) if self.takes_several else [image]
 
     def prepare(
         self,
@@ -185,7 +190,66 @@ class Engine:
         peak = self.guarded(lambda: self._answer(generation), generation.limit)
         return generation.answer(0, peak.highest)
 
-    def answer_batch(
+    def ask_batch(
+        self, images: Any, questions: str | list[str], batch_size: Any, settings: Settings
+    ) -> list[Answer]:
+        """Answer all, `batch_size` at once or as many as fit; see `Llava.ask_batch`.
+
+        A step of the model reads all its weights, for one answer or for eight; so answers come
+        several times faster together.
+        """
+        size, tokenizer = check_batch_size(batch_size), self.processor.tokenizer
+        pictures = several(images)
+        if isinstance(questions, str):  # one for all
+            questions = [questions] * (1 if pictures is None else len(pictures))
+        if pictures is None:
+            pictures = [images] * len(questions)
+        if len(pictures) != len(questions):
+            raise PromptError(
+                f"There are {len(pictures)} pictures and {len(questions)} prompts. Give one prompt "
+                "for each picture, or a single one for all."
+            )
+        # Questions of similar length go together, because shorter ones are filled up.
+        lengths = [len(tokenizer(question)["input_ids"]) for question in questions]
+        waiting = sorted(range(len(pictures)), key=lengths.__getitem__)
+        answers: dict[int, Answer] = {}
+        while waiting:
+            group = waiting[:size]
+            pairs = [(pictures[place], questions[place]) for place in group]
+            try:
+                done = self._answer_group(pairs, settings)
+            except OutOfVramError as error:
+                if len(group) > 1:
+                    size = (len(group) + 1) // 2  # and no larger again: it would not fit
+                    continue
+                done = [Answer.failed(error)]
+            answers.update(zip(group, done, strict=True))
+            waiting = waiting[len(group) :]
+        return [answers[place] for place in range(len(pictures))]
+
+    def _answer_group(self, pairs: Sequence[tuple[Any, str]], settings: Settings) -> list[Answer]:
+        """Answer some at once, in their order; those that cannot be read fail alone.
+
+        Pictures are opened as their turn comes, so that thousands take the memory of one batch.
+        """
+        if settings.stop is not None and settings.stop.is_set():
+            return [Answer("", finish="stopped")] * len(pairs)
+        started, is_original = time.perf_counter(), self.spelling is not None
+        failed: dict[int, Answer] = {}
+        pictures, texts = [], []
+        for place, (image, question) in enumerate(pairs):
+            try:
+                sources = self.sources(image)
+                form = {"original": is_original, "is_alone": len(sources) == 1}
+                small = [shrink(open_image(each), self.processor, **form) for each in sources]
+                texts.append(self.prompt_text([(question, None)], len(small)))
+                pictures.append(small)
+            except LlavaNbError as error:
+                failed[place] = Answer.failed(error, seconds=time.perf_counter() - started)
+        done = iter(self._answer_texts(pictures, texts, settings, started) if texts else ())
+        return [failed.get(place) or next(done) for place in range(len(pairs))]
+
+    def _answer_texts(
         self,
         pictures: Sequence[list[Image.Image]],
         texts: Sequence[str],
@@ -209,7 +273,7 @@ class Engine:
         ]
         if fitting:  # without the others, for whose length they would be filled up
             rest = [[each[row] for row in fitting] for each in (pictures, texts)]
-            done = self.answer_batch(*rest, settings, started)
+            done = self._answer_texts(*rest, settings, started)
             for row, answer in zip(fitting, done, strict=True):
                 answers[row] = answer
         return answers
@@ -301,3 +365,34 @@ class Engine:
         free = free_bytes(self.network.device)
         is_free = free is None or UNUSED * needed <= free
         return Room(padded + (limit if is_free else min(limit, SHORT_ANSWER)), padded + limit)
+
+
+def several(images: Any) -> list[Any] | None:
+    """Return what was given as a list, or None where it is one picture or none at all.
+
+    Several are a list, a generator, a column of pandas, an array of pictures; a text is the path
+    of one. Raises PromptError for what has no order.
+    """
+    kind = type(images).__name__
+    if isinstance(images, set | frozenset):
+        raise PromptError(f"The pictures are a {kind}, which has no order: give sorted(images).")
+    if kind == "DataFrame":
+        raise PromptError('The pictures are a whole table: give one column of it, table["image"].')
+    if isinstance(images, SINGLE) or hasattr(images, "read") or kind == "Tensor":
+        return None
+    if kind == "ndarray":
+        is_one = images.ndim < 3 or (images.ndim == 3 and images.shape[-1] in (1, 3, 4))
+        if images.dtype.kind not in "buif":  # paths, or pictures as objects
+            is_one = images.ndim == 0
+        return None if is_one else list(images)
+    return list(images) if isinstance(images, Iterable) else None
+
+
+def one_or_several(image: Any) -> list[Any]:
+    """Return a picture, or several, as a list. Raises ImageError for an empty one."""
+    images = several(image)
+    if images == []:
+        raise ImageError(
+            "There is no picture in what was given: give a picture, several of them, or None."
+        )
+    return [image] if images is None else images

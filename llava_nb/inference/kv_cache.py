@@ -16,7 +16,7 @@ import torch
 from transformers import DynamicCache, LlavaModel
 from transformers.cache_utils import DynamicLayer
 
-from ..vram.free import free_and_total
+from ..vram.report import free_and_total
 
 KeysAndValues = tuple[torch.Tensor, torch.Tensor]
 

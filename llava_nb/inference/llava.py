@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,9 @@ from PIL import Image
 
 from ..errors import ModelError, PromptError
 from ..prompts import DEFAULT_PROMPT, DEFAULT_STYLE, build, check_question
-from ..vram.free import free_vram
 from .answer import Answer, Generation, Settings, shown, takes_settings, whole_number
-from .batch import ask_batch, sources_of
 from .chat import Chat
-from .engine import Engine, Picture
+from .engine import SINGLE, Engine, Picture
 
 if TYPE_CHECKING:
     import torch
@@ -177,7 +175,7 @@ class Llava:
         Raises PromptError for lengths that differ, questions that are none, or settings that mean
         nothing.
         """
-        return ask_batch(self.engine, images, prompts, batch_size, settings)
+        return self.engine.ask_batch(images, _questions(prompts), batch_size, settings)
 
     def chat(self, image: Any = None, *, forget_oldest: bool = False) -> Chat:
         """Begin a conversation about a picture (or None), which is read once.
@@ -193,7 +191,7 @@ class Llava:
 
         Raises ModelError, or DoesNotFitError if the disk is too small.
         """
-        from ..loading.save import save_4bit
+        from ..loading.weights import save_4bit
 
         return save_4bit(self.engine, folder)
 
@@ -204,7 +202,6 @@ class Llava:
         still hold the model, so it is let go of too, as `free_vram()` does it.
         """
         self.engine.close()
-        free_vram()
 
     def prompt_text(self, prompt: str, *, images: int = 1) -> str:
         """Return the exact text that the model is given for a question about so many pictures."""
@@ -217,9 +214,26 @@ class Llava:
         started, _ = time.perf_counter(), self.engine.context  # which raises once closed
         question = check_question(prompt)  # first: a picture in its place is told at once
         if not isinstance(image, Picture):
-            sources = sources_of(self.engine, image)
+            sources = self.engine.sources(image)
             image = Picture(*sources) if sources else None
         generation = self.engine.prepare(image, [(question, None)], settings, started)
         if not generation.limit:
             raise generation.no_room()
         return generation
+
+
+def _questions(prompts: Any) -> str | list[str]:
+    """Return the question for all, or a list of questions, checked."""
+    is_row = isinstance(prompts, Iterable) and getattr(prompts, "ndim", 1) == 1
+    if isinstance(prompts, (*SINGLE, set, frozenset)) or not is_row:
+        return check_question(prompts)  # which says what it is
+    try:
+        given, questions = list(prompts), []
+    except (TypeError, ValueError, OSError):  # such as of a closed file
+        return check_question(prompts)
+    for number, prompt in enumerate(given, 1):
+        try:
+            questions.append(check_question(prompt))
+        except PromptError as error:
+            raise PromptError(f"Of {len(given)} prompts, number {number}: {error}") from None
+    return questions

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import catalog, sizes
-from ..errors import DoesNotFitError, ModelError, PromptError, plain
+from ..errors import DoesNotFitError, ModelError, PromptError, format_gib, plain
 from ..gpu import GpuReport, check_gpu, disk_free_bytes, recommend
-from ..sizes import ACTIVATIONS, CACHE, CONTEXT, IN_WORDS, ROOM, WEIGHTS, Shape, Work, format_gib
+from ..sizes import ACTIVATIONS, CACHE, CONTEXT, IN_WORDS, ROOM, WEIGHTS, Shape, Work
 from ..vram.report import stacked_bar, table
 from .find import Checkpoint, WeightFiles, folder_of, is_auto, locate, read_config, text_of
 

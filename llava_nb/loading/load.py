@@ -25,15 +25,14 @@ from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel
 
 from ..catalog import FOR_CPU
-from ..errors import LlavaNbError, ModelError, plain
+from ..errors import LlavaNbError, ModelError, format_gib, plain
 from ..gpu import GpuReport, check_gpu, recommend
 from ..inference.llava import Llava
-from ..sizes import format_gib, shape_of
-from ..vram.free import large_blocks_apart, or_out_of_vram, smaller_steps
+from ..sizes import shape_of
+from ..vram.report import large_blocks_apart, or_out_of_vram, smaller_steps
 from .find import Checkpoint, is_auto, locate, read_config, unreachable
 from .fit import check_fits, check_quantization, needs, seconds_on_cpu
-from .original import with_stock_names
-from .source import Source, find_source, network_class, weight_paths
+from .source import Source, find_source, network_class, weight_paths, with_stock_names
 from .weights import (
     check_modules,
     hush_bitsandbytes,

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from ..errors import LlavaNbError, plain
+from ..errors import LlavaNbError, format_gib, plain
 from ..machine import own_ram_bytes
-from ..sizes import GIB, format_gib
 
 if TYPE_CHECKING:
     import numpy
@@ -97,11 +96,14 @@ class VramLog(Sequence):
         figure, ((axes,),) = closed_figure((8, 3.5))
         zero = known[0].started if known else 0.0
         end = max((track.started + track.seconds - zero for track in known), default=1.0)
-        highest = max((track.peak_bytes for track in known), default=0) / GIB
+        highest = max((track.peak_bytes for track in known), default=0) / 2**30
         for number, track in enumerate(known):
             left, indent, colour = track.started - zero, "  " * track.depth, f"C{number % 10}"
             width = max(track.seconds, end / 200)  # or a short one could not be seen
-            peak, line = track.peak_bytes / GIB, (track.start_bytes / GIB, track.end_bytes / GIB)
+            peak, line = (
+                track.peak_bytes / 2**30,
+                (track.start_bytes / 2**30, track.end_bytes / 2**30),
+            )
             axes.bar(left, peak, width, align="edge", color=colour, alpha=0.25, edgecolor=colour)
             axes.plot([left, left + width], line, color=colour, linewidth=2)
             text = f"{indent}{track.label}\n{indent}{peak:.2f} GiB"

@@ -155,7 +155,7 @@ def test_pictures_go_to_the_model_in_batches_and_large_ones_in_small_batches(
 ):
     llava = FakeLlava()
     run(folder, tmp_path / "a.csv", llava, batch_size=3)
-    monkeypatch.setattr("llava_nb.folder.work.BATCH_PIXELS", 2 * 64)
+    monkeypatch.setattr("llava_nb.folder.sources.BATCH_PIXELS", 2 * 64)
     run(folder, tmp_path / "b.csv", llava, batch_size=3)
     assert llava.asked == [3, 1, 2, 2]
 

@@ -22,8 +22,8 @@ from transformers import LlavaForConditionalGeneration
 from llava_nb import ModelError, OutOfVramError, free_vram, load
 from llava_nb.catalog import find
 from llava_nb.sizes import GIB
-from llava_nb.vram import free
-from llava_nb.vram.free import or_out_of_vram, smaller_steps
+from llava_nb.vram import report as free
+from llava_nb.vram.report import or_out_of_vram, smaller_steps
 
 ROOT = Path(__file__).parents[2]
 linux_only = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
@@ -331,7 +331,7 @@ def test_what_is_freed_leaves_the_process():
     """Blocks of 8 MiB freed between small ones that stay: the heap would keep them."""
     left = printed_mib("""
 import torch
-from llava_nb.vram.free import large_blocks_apart
+from llava_nb.vram.report import large_blocks_apart
 first = torch.ones(6 * 2**20); del first  # raises glibc's threshold to 24 MiB
 with large_blocks_apart():
     before, kept = anonymous(), []

@@ -14,7 +14,7 @@ import pytest
 from kill_saves import digest
 
 from llava_nb import DoesNotFitError, ModelError, load
-from llava_nb.loading import save
+from llava_nb.loading import weights as save
 
 ROOT = Path(__file__).parents[2]
 
