@@ -44,13 +44,14 @@ SINGLE = (str, bytes, bytearray, memoryview, Mapping, Image.Image)
 
 
 class Picture:
-    """What one question shows: an opened picture or several, and a fingerprint to know it again.
-
-    Takes whatever `open_image` takes. Raises ImageError.
-    """
+    """What one question shows: a picture or several, of what `open_image` takes."""
 
     def __init__(self, *sources: Any) -> None:
         self.images = [open_image(source) for source in sources]
+
+    @functools.cached_property
+    def fingerprint(self) -> bytes:
+        """What a picture is known by when it comes again."""
         # SHA-256: the quickest where the processor has instructions for it, as all of today's
         # have. In strips: `tobytes` holds what it returns twice, 0.6 GiB for the largest picture.
         pixels = hashlib.sha256()
@@ -61,7 +62,7 @@ class Picture:
                 strip = image.crop((0, top, width, min(top + rows, height)))
                 pixels.update(strip.tobytes())
             pixels.update(repr(image.size).encode())
-        self.fingerprint = pixels.digest()
+        return pixels.digest()
 
 
 class Engine:
@@ -104,10 +105,8 @@ class Engine:
 
     @property
     def takes_several(self) -> bool:
-        """Whether the model was trained on several pictures in one question.
-
-        LLaVA-OneVision and LLaVA-Interleave were (the latter a "llava" on Qwen), LLaVA-1.5 was not.
-        """
+        """Whether the model was trained on several pictures in one question."""
+        # LLaVA-OneVision and LLaVA-Interleave were (the latter a "llava" on Qwen).
         config = self.network.config
         is_interleave = config.model_type == "llava" and config.text_config.model_type == "qwen2"
         return config.model_type == "llava_onevision" or is_interleave
@@ -152,7 +151,6 @@ class Engine:
         """Return what is to be generated after questions and answers; nothing has run yet.
 
         A picture that the model remembers is not made into pixels again unless it has to be.
-        Raises PromptError.
         """
         images = [] if picture is None else picture.images
         text = self.prompt_text(turns, len(images))
@@ -173,17 +171,8 @@ class Engine:
         if picture is not None:
             end = int((ids[0] == token).nonzero()[-1]) + 1
         ids = torch.cat([ids, torch.tensor([begun], dtype=torch.long)], dim=1)
-        return self._generation(
-            [ids.shape[1]],
-            settings,
-            started,
-            ids=ids,
-            begun=begun,
-            picture=fingerprint,
-            picture_end=end,
-            see=see,
-            whole=whole,
-        )
+        rest = (ids, begun, fingerprint, end, see, whole)
+        return self._generation([ids.shape[1]], settings, started, *rest)
 
     def answer(self, generation: Generation) -> Answer:
         """Generate one answer until the end, the limit or the stop. Raises OutOfVramError."""
@@ -228,15 +217,13 @@ class Engine:
         return [answers[place] for place in range(len(pictures))]
 
     def _answer_group(self, pairs: Sequence[tuple[Any, str]], settings: Settings) -> list[Answer]:
-        """Answer some at once, in their order; those that cannot be read fail alone.
-
-        Pictures are opened as their turn comes, so that thousands take the memory of one batch.
-        """
+        """Answer some at once, in their order; those that cannot be read fail alone."""
         if settings.stop is not None and settings.stop.is_set():
             return [Answer("", finish="stopped")] * len(pairs)
         started, is_original = time.perf_counter(), self.spelling is not None
         failed: dict[int, Answer] = {}
         pictures, texts = [], []
+        # Opened as their turn comes, so that thousands take the memory of one batch.
         for place, (image, question) in enumerate(pairs):
             try:
                 sources = self.sources(image)
@@ -256,10 +243,7 @@ class Engine:
         settings: Settings,
         started: float,
     ) -> list[Answer]:
-        """Answer prompts at once, each with its pictures; nothing is remembered of them.
-
-        A prompt that leaves no room for an answer fails alone. Raises OutOfVramError.
-        """
+        """Answer prompts at once; one that leaves no room for an answer fails alone."""
         inputs = encode(self.processor, pictures, texts, self.spelling)
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         generation = self._generation(lengths, settings, started)
@@ -294,13 +278,10 @@ class Engine:
                 or_out_of_vram(work, "answering", device, forget_and_advise)
         return peak
 
-    def _generation(
-        self, lengths: Sequence[int], settings: Settings, started: float, **given: Any
-    ) -> Generation:
+    def _generation(self, lengths: Sequence[int], *given: Any, **more: Any) -> Generation:
         ends = self.network.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
-        tokenizer = self.processor.tokenizer
-        return Generation(lengths, tokenizer, ends, self.context, settings, started, **given)
+        return Generation(lengths, self.processor.tokenizer, ends, self.context, *given, **more)
 
     def _answer(self, generation: Generation) -> None:
         picture, end, whole = generation.picture, generation.picture_end, generation.whole
@@ -353,15 +334,13 @@ class Engine:
         )
 
     def room_for_batch(self, rows: int, padded: int, limit: int) -> Room:
-        """Return room for the longest answers that are allowed; if it is not free, for short ones.
-
-        Blocks that are full are made anew, which takes time, and memory for both.
-        """
+        """Return room for the longest answers that are allowed or, if it is not free, for short."""
         shape, size = shape_of(self.network.config), self.network.dtype.itemsize
         question = max(padded - shape.image_tokens, 0)
         work = Work(prompt_tokens=question, new_tokens=limit, batch=rows)
         needed = rows * (padded + limit) * kv_bytes_per_token(shape, size)
         needed += activation_bytes(shape, self.quantization, work, size)
+        # Blocks that are full are made anew, which takes time, and memory for both.
         free = free_bytes(self.network.device)
         is_free = free is None or UNUSED * needed <= free
         return Room(padded + (limit if is_free else min(limit, SHORT_ANSWER)), padded + limit)
@@ -370,8 +349,7 @@ class Engine:
 def several(images: Any) -> list[Any] | None:
     """Return what was given as a list, or None where it is one picture or none at all.
 
-    Several are a list, a generator, a column of pandas, an array of pictures; a text is the path
-    of one. Raises PromptError for what has no order.
+    Several are a list, a generator, a column of pandas, an array of pictures. Raises PromptError.
     """
     kind = type(images).__name__
     if isinstance(images, set | frozenset):
