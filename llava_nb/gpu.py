@@ -146,13 +146,9 @@ def check_gpu(*, ask_torch: bool = False) -> GpuReport:
     dtype, reason = compute_dtype_name(usable and usable.capability)
     if usable and usable.capability is None:
         dtype, reason = "float16", "the compute capability is unknown, and every GPU has float16"
-    return replace(
-        report,
-        compute_dtype=dtype,
-        compute_dtype_reason=reason,
-        verdicts=tuple(_judge(model, report) for model in known_models()),
-        advice=tuple(_repairs(report)),
-    )
+    verdicts = tuple(_judge(model, report) for model in known_models())
+    found = {"compute_dtype": dtype, "compute_dtype_reason": reason, "verdicts": verdicts}
+    return replace(report, **found, advice=tuple(_repairs(report)))
 
 
 def recommend(report: GpuReport) -> Recommendation:
@@ -169,23 +165,19 @@ def recommend(report: GpuReport) -> Recommendation:
         )
     embedded, *others = known_models()
     needs = [format_gib(model.needs_vram_bytes) for model in others]
-    free, gpu = report.vram_free_bytes, report.gpu_name
+    free, gpu, lack = report.vram_free_bytes, report.gpu_name, report.no_cuda_reason
     fitting = sum(model.needs_vram_bytes <= (free or 0) for model in others)
-    if report.no_cuda_reason:
-        lack = report.no_cuda_reason
-    elif free is None:
-        lack = f"the free VRAM of the {gpu} is unknown"
-    elif not fitting:
-        lack = f"the {gpu} has only {format_gib(free)} of VRAM free"
-    else:
+    if not lack and fitting:
         reason = f"it needs {needs[fitting - 1]} of VRAM in 4 bits, "
         reason += f"and the {gpu} has {format_gib(free)} free"
         if fitting < len(others):
             reason += f"; {others[fitting].name} would need {needs[fitting]}"
         return Recommendation(others[fitting - 1].name, reason)
-    if not report.no_cuda_reason:
+    if not lack:
+        short = f"the {gpu} has only {format_gib(free)} of VRAM free"
+        short = f"the free VRAM of the {gpu} is unknown" if free is None else short
         smallest = f"{others[0].name} needs {needs[0]} of VRAM in 4 bits"
-        return Recommendation(embedded.name, f"{lack}; {smallest}")
+        return Recommendation(embedded.name, f"{short}; {smallest}")
     needed, ram = FOR_CPU.cpu_ram_bytes, report.ram_available_bytes
     disk, fetched = report.disk_free_bytes, FOR_CPU.download_bytes
     if report.hub_problem:

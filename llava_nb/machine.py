@@ -233,8 +233,8 @@ def _visible(gpus: list[Gpu]) -> tuple[Gpu, ...]:
         return tuple(gpus)
     if "MIG-" in choice:
         return tuple(replace(gpu, total_bytes=None, free_bytes=None) for gpu in gpus)
-    # As CUDA reads it: numbers or beginnings of UUIDs, up to the first that is of no GPU; and no GPU
-    # at all where one is named twice. Parts of a GPU (MIG) are left to torch.
+    # As CUDA reads it: numbers or beginnings of UUIDs, up to the first of no GPU; and no GPU at
+    # all where one is named twice. Parts of a GPU (MIG) are left to torch.
     visible: list[Gpu] = []
     for entry in map(str.strip, choice.split(",")):
         beginning = max(len(entry), len("GPU-"))

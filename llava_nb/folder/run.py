@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import errno
 import hashlib
 import html
-import io
 import os
 import time
 from collections import Counter
@@ -207,10 +205,7 @@ class Run:
             self._write_texts(outcomes)
 
     def _write_texts(self, names: Iterable[str]) -> None:
-        """Write captions beside their pictures. Raises OSError.
-
-        A text that says something else than our captions is somebody's work: it is left alone.
-        """
+        """Write captions beside their pictures, over no text of somebody's own. Raises OSError."""
         for name in names:
             path, caption = self._texts.get(name), self.table.caption(name)
             if path is None or caption is None or self.outcomes.get(name) == "not_looked_at":
@@ -405,12 +400,7 @@ class FolderResult:
 
 def _figure(row: Row, entry: Entry) -> str:
     """A picture small, if it can be read (any more), and its text."""
-    name, image, (_, picture) = html.escape(row.file), "", entry.read()
-    if not isinstance(picture, Exception):
-        picture.thumbnail((THUMBNAIL, THUMBNAIL), reducing_gap=2.0)
-        jpeg = io.BytesIO()
-        picture.save(jpeg, "JPEG", quality=85)
-        uri = f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"
-        image = f'<img src="{uri}" alt="{name}" style="max-width: 100%">'
+    name, uri = html.escape(row.file), entry.thumbnail(THUMBNAIL)
+    image = f'<img src="{uri}" alt="{name}" style="max-width: 100%">' if uri else ""
     text = html.escape(row.error if row.failed else row.caption)
     return FIGURE.format(image=image, text=text, name=name)

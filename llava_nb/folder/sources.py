@@ -25,7 +25,7 @@ from PIL import Image
 import llava_nb
 
 from ..errors import LlavaNbError, ModelError, PromptError, plain, storable
-from ..images import Content, decode, find_path, is_address, no_such_file, read
+from ..images import Content, data_uri, decode, find_path, is_address, no_such_file, read
 from .table import Row
 
 ENDINGS = frozenset(
@@ -70,6 +70,11 @@ class Entry:
         # A Path, so that a file called "about:me.png" is not taken for an address of a browser.
         return read(self.place if self.is_address else Path(self.place))
 
+    def thumbnail(self, side: int) -> str:
+        """Return the picture small, as a data URI; "" if it cannot be read."""
+        _, picture = self.read()
+        return "" if isinstance(picture, Exception) else data_uri(picture, side)
+
     def read(self) -> tuple[dict[str, Any], Image.Image | Exception]:
         """Return what its row says of the file, and the picture or the error in place of it."""
         facts = self.facts()  # before reading: a change meanwhile is seen the next time
@@ -85,10 +90,7 @@ class Entry:
 
 
 def find_pictures(source: Any, *, recursive: bool = False) -> list[Entry]:
-    """Return what is to be captioned, each name once; see `caption_folder`.
-
-    Raises LlavaNbError if there is nothing, or `source` is of no kind known here.
-    """
+    """Return what is to be captioned, each name once; see `caption_folder`. Raises LlavaNbError."""
     is_table = hasattr(source, "columns")
     other = isinstance(source, bytes | bytearray | memoryview | Mapping) or hasattr(source, "read")
     if isinstance(source, str | os.PathLike):
@@ -232,7 +234,7 @@ def _on_disk(path: str, listings: Listings) -> str:
 def text_files_of(entries: Iterable[Entry]) -> dict[str, Path]:
     """Return `<name>.txt` beside each file, which is what tools for training on pictures read.
 
-    Raises PromptError if none of the pictures is a file, or two would share a text.
+    Raises PromptError if there is no file, or two would share a text.
     """
     texts, owners = {}, {}
     for entry in entries:

@@ -68,9 +68,8 @@ class Picture:
 class Engine:
     """A network with its processor, what it remembers, and the lock that one answer holds.
 
-    `style` is the conversation's name, None for the model's own chat template. No variable of its
-    methods holds the network itself: the frames of an error outlive it in a notebook, and
-    `close()` would free nothing.
+    No variable of its methods holds the network itself: the frames of an error outlive it in a
+    notebook, and `close()` would free nothing.
     """
 
     def __init__(

@@ -196,10 +196,9 @@ class Llava:
         return save_4bit(self.engine, folder)
 
     def close(self) -> None:
-        """Release the model's memory. Asking afterwards raises ModelError.
+        """Release the model's memory, when an answer under way in another thread has ended.
 
-        An answer under way in another thread ends first. An exception of an earlier cell may
-        still hold the model, so it is let go of too, as `free_vram()` does it.
+        Asking afterwards raises ModelError.
         """
         self.engine.close()
 

@@ -154,9 +154,8 @@ def _sizes_on_hub(hub_id: str, token: str | bool) -> dict[str, int]:
     if is_offline_mode():
         return {}
     try:
-        about = HfApi(token=token).model_info(
-            hub_id, files_metadata=True, timeout=HUB_TIMEOUT_SECONDS
-        )
+        how = {"files_metadata": True, "timeout": HUB_TIMEOUT_SECONDS}
+        about = HfApi(token=token).model_info(hub_id, **how)
         return {each.rfilename: each.size or 0 for each in about.siblings or ()}
     except Exception:  # of half a dozen libraries; the download meets it again and words it
         return {}
@@ -185,7 +184,7 @@ def _in_cache(folder: Path) -> tuple[Path, str]:
     for place in (whole, *whole.parents[:2]):
         if not (place.name.startswith("models--") and (place / "snapshots").is_dir()):
             continue
-        hub_id = place.name.removeprefix("models--").replace("--", "/", 1)
+        hub_id = _hub_id_of(place)
         if whole.parent.name == "snapshots":
             return folder, hub_id
         main, commits = place / "refs" / "main", sorted((place / "snapshots").iterdir())
@@ -199,13 +198,17 @@ def _in_cache(folder: Path) -> tuple[Path, str]:
         )
     inside = sorted(whole.glob("models--*--*/snapshots")) if whole.is_dir() else []
     if inside:
-        ids = [each.parent.name.removeprefix("models--").replace("--", "/", 1) for each in inside]
+        ids = [_hub_id_of(each.parent) for each in inside]
         calls = ", ".join(f'load("{each}")' for each in ids[:4])
         raise ModelError(
             f"{folder} is the hub's cache and holds {len(ids)} models. Give one by its hub id: "
             f"{calls}."
         )
     return folder, whole.name
+
+
+def _hub_id_of(place: Path) -> str:
+    return place.name.removeprefix("models--").replace("--", "/", 1)
 
 
 def _neighbours(folder: Path) -> str:
@@ -236,7 +239,11 @@ def check_folder(folder: Path) -> None:
                 "model would be filled up with random numbers."
             )
     elif "config.json" not in here or not any(name in here for name in WEIGHT_FILES):
-        check_parts(folder.name, here, _adapter(folder))
+        try:  # which says what a LoRA adapter belongs to
+            adapter = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            adapter = None
+        check_parts(folder.name, here, adapter)
         if "config.json" in here:
             raise ModelError(
                 f"{folder} has a config.json but no weights: expected {WEIGHT_FILES[0]} or "
@@ -256,14 +263,6 @@ def shards_named(index: Path) -> dict[str, str]:
         return {str(weight): str(file) for weight, file in named.items()}
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ModelError(f"{index} is damaged ({error}). Fetch it again.") from error
-
-
-def _adapter(folder: Path) -> dict[str, Any] | None:
-    """Return adapter_config.json, which says what a LoRA adapter belongs to."""
-    try:
-        return json.loads((folder / "adapter_config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def read_config(
@@ -354,13 +353,12 @@ def weight_files(
         files = _chosen(_sizes_on_hub(source, token))
     if not files:
         return None
-    whole = fetch = 0
-    if is_folder:
-        old = (size for name, size in files if is_old_format(folder / name))
-        whole = sum(old) if files[0][0].endswith(".bin") else 0
-    else:
+    ending, whole, fetch = files[0][0].rpartition(".")[2], 0, 0
+    if is_folder and ending == "bin":
+        whole = sum(size for name, size in files if is_old_format(folder / name))
+    if not is_folder:
         fetch = sum(size for name, size in files if not _is_cached(source, name, size, cache_dir))
-    return WeightFiles(source, files[0][0].rpartition(".")[2], tuple(files), fetch, whole)
+    return WeightFiles(source, ending, tuple(files), fetch, whole)
 
 
 def _chosen(sizes: dict[str, int], folder: Path | None = None) -> list[tuple[str, int]]:

@@ -172,27 +172,13 @@ def _load(
     processor = source.processor()
     style = source.style(processor)
     if check:
-        check_fits(
-            checkpoint.name,
-            needs(
-                source.config,
-                source.files,
-                quantization=quantization,
-                device=device,
-                cache_dir=access["cache_dir"],
-                report=report,
-            ),
-            quantization=quantization,
-        )
+        how = {"quantization": quantization, "device": device, "cache_dir": access["cache_dir"]}
+        needed = needs(source.config, source.files, **how, report=report)
+        check_fits(checkpoint.name, needed, quantization=quantization)
     _announce(checkpoint, source, device)
-    network = read_network(
-        source,
-        access,
-        quantization,
-        dtype=dtype,
-        device_map={"": device},
-        quantization_config=None if stored else settings(quantization, dtype),
-    )
+    bits = None if stored else settings(quantization, dtype)
+    how = {"dtype": dtype, "device_map": {"": device}, "quantization_config": bits}
+    network = read_network(source, access, quantization, **how)
     check_modules(network, quantization)
     if quantization == "4bit":
         keep_scales(network)
@@ -213,7 +199,7 @@ def _load(
 
 
 def _announce(checkpoint: Checkpoint, source: Source, device: str) -> None:
-    """Say on stderr, as the progress bars do, what will be waited for; nothing if nothing is."""
+    """Say on stderr, as the progress bars do, what will be waited for."""
     fetched = sum(each.fetch_bytes for each in source.files)
     if fetched:
         said = f"Fetching {format_gib(fetched)} for {checkpoint.name}: {checkpoint.reason}."
@@ -232,23 +218,18 @@ def read_network(
     `arguments` go to from_pretrained: dtype, device_map, quantization_config. Raises ModelError.
     """
     checkpoint = source.places[0]
-    where, more = checkpoint.source, access
+    where, more = checkpoint.source, dict(access)
     if source.is_original:
         opened = [open_weights(weight_paths(source, place, access)) for place in source.places]
         weights, tower = (*opened, {})[:2]
         weights, differences = with_stock_names(source.raw, source.config, weights, tower)
         check_loaded(checkpoint, differences)
         where, more = None, {"state_dict": weights}
+    # check_loaded names what is mismatched
+    more |= {"config": source.config, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         network, found = or_out_of_vram(
-            lambda: network_class(source.config).from_pretrained(
-                where,
-                config=source.config,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # check_loaded names them
-                **more,
-                **arguments,
-            ),
+            lambda: network_class(source.config).from_pretrained(where, **more, **arguments),
             f"loading {checkpoint.name}",
             arguments["device_map"][""],
             lambda: smaller_steps(source.config, quantization),

@@ -11,7 +11,7 @@ llava/model/multimodal_encoder of haotian-liu/LLaVA.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -264,8 +264,11 @@ def original_config(
             f"{raw.get('mm_vision_tower')!r}."
         )
     whole = raw.get("mm_vision_select_feature") == "cls_patch"
+    known = {*transformers.LlamaConfig().to_dict(), "rope_theta", "rope_scaling"}
+    known -= {"architectures", "model_type", "transformers_version", "torch_dtype", "dtype"}
+    text = {key: value for key, value in raw.items() if key in known and value is not None}
     config = transformers.LlavaConfig(
-        text_config=transformers.LlamaConfig(**_llama_values(raw)),
+        text_config=transformers.LlamaConfig(**text),
         vision_config=vision,
         vision_feature_layer=raw.get("mm_vision_select_layer", -2),
         vision_feature_select_strategy="full" if whole else "default",
@@ -273,20 +276,12 @@ def original_config(
         image_token_index=tokenizer.convert_tokens_to_ids(spelling.token),
         image_seq_length=(vision.image_size // vision.patch_size) ** 2 + whole,
         tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        **{MARK: spelling.mark()},  # so that a model saved in the other layout keeps it
+        **{MARK: asdict(spelling)},  # so that a model saved in the other layout keeps it
     )
     for name in ("bos_token_id", "eos_token_id"):
         setattr(config, name, raw.get(name, getattr(tokenizer, name)))
     config.pad_token_id = config.eos_token_id
     return config
-
-
-def _llama_values(raw: dict[str, Any]) -> dict[str, Any]:
-    """Return what a config.json says about the language model, and nothing else of it."""
-    known = {*transformers.LlamaConfig().to_dict(), "rope_theta", "rope_scaling"}
-    others = {"architectures", "model_type", "transformers_version", "torch_dtype", "dtype"}
-    values = {key: value for key, value in raw.items() if key in known - others}
-    return {key: value for key, value in values.items() if value is not None}
 
 
 def _vision_config(tower: Path) -> transformers.CLIPVisionConfig:

@@ -188,10 +188,26 @@ def open_weights(files: Iterable[Path]) -> dict[str, Any]:
     """
     files = list(files)
     old = [file for file in files if file.suffix == ".bin" and not _is_mappable(file)]
-    _check_room(old)
+    needed = sum(file.stat().st_size for file in old) + WORKING_ROOM
+    free = ram_bytes()[1] if old else None
+    if free is not None and needed > free:
+        raise DoesNotFitError(
+            f"{old[0].name} is in the format of torch before 1.6, which can only be read whole: "
+            f"{len(old)} such file(s) need {format_gib(needed)} of RAM and {format_gib(free)} are "
+            f"free, short by {format_gib(needed - free)}. Convert them on a machine with more "
+            'memory: torch.save(torch.load("old.bin", weights_only=True), "new.bin"), or take a '
+            'copy that has safetensors, such as load("llava-1.5-7b").'
+        )
     tensors: dict[str, Any] = {}
     for file in files:
-        found = _open_safetensors(file) if file.suffix == ".safetensors" else _open_bin(file, old)
+        if file.suffix == ".safetensors":
+            try:
+                opened = safe_open(file, framework="pt")
+                found = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            except (SafetensorError, OSError) as error:
+                raise _cut_short(file, str(error)) from error
+        else:
+            found = _open_bin(file, mmap=file not in old)
         twice = sorted(tensors.keys() & found.keys())
         if twice:
             raise ModelError(
@@ -212,36 +228,14 @@ def _is_mappable(file: Path) -> bool:
     return True
 
 
-def _check_room(old: list[Path]) -> None:
-    """Raise DoesNotFitError unless the files that must be read whole fit the free RAM."""
-    needed = sum(file.stat().st_size for file in old) + WORKING_ROOM
-    free = ram_bytes()[1] if old else None
-    if free is not None and needed > free:
-        raise DoesNotFitError(
-            f"{old[0].name} is in the format of torch before 1.6, which can only be read whole: "
-            f"{len(old)} such file(s) need {format_gib(needed)} of RAM and {format_gib(free)} are "
-            f"free, short by {format_gib(needed - free)}. Convert them on a machine with more "
-            'memory: torch.save(torch.load("old.bin", weights_only=True), "new.bin"), or take a '
-            'copy that has safetensors, such as load("llava-1.5-7b").'
-        )
-
-
-def _open_safetensors(file: Path) -> dict[str, Any]:
-    try:
-        opened = safe_open(file, framework="pt")
-        return {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise _cut_short(file, str(error)) from error
-
-
-def _open_bin(file: Path, old: list[Path]) -> Mapping[str, torch.Tensor]:
+def _open_bin(file: Path, *, mmap: bool) -> Mapping[str, torch.Tensor]:
     no_weights = ModelError(
         f"{file} holds something else than tensors by name, or wants to run code while it is "
         "read; it was not run. Do not use files from this source. Take the model from its "
         'authors, or in safetensors: load("llava-1.5-7b").'
     )
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True, mmap=file not in old)
+        found = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise no_weights from error
     except Exception as error:  # torch's reader meets a broken file with half a dozen kinds
@@ -268,14 +262,8 @@ def _cut_short(file: Path, reason: str) -> ModelError:
 SHARD_SIZE = "4GB"  # an upload to Drive that breaks off is taken up again file by file
 MARGIN_BYTES = 32 * 2**20  # tokenizer, settings and the headers of the weight files
 # Where and how the tokenizer was read, here or by others; of no use anywhere else.
-LOCAL_SETTINGS = (
-    "name_or_path",
-    "is_local",
-    "local_files_only",
-    "special_tokens_map_file",
-    "tokenizer_file",
-    "vocab_file",
-)
+LOCAL_SETTINGS = {"name_or_path", "is_local", "local_files_only", "tokenizer_file", "vocab_file"}
+LOCAL_SETTINGS |= {"special_tokens_map_file"}
 
 
 def save_4bit(engine: Any, folder: str | Path) -> Path:
@@ -303,10 +291,17 @@ def save_4bit(engine: Any, folder: str | Path) -> Path:
                 f'save_4bit() writes 4-bit models: load("{engine.name}", quantization="4bit")'
                 ".save_4bit(...)."
             )
-        _check_empty(target)
-        _remove_leftovers(target)
+        _check_place(target)
         restore_scales(network)
-        _check_disk(network, target)
+        tensors = network.state_dict().values()  # the scales of 4-bit layers are among them
+        needed = MARGIN_BYTES + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        free = disk_free_bytes(target.parent)
+        if free is not None and free < needed:
+            raise DoesNotFitError(
+                f"Saving takes {format_gib(needed)}, and {format_gib(free)} are free at "
+                f"{target.parent}. Delete something there, or choose another disk, such as Google "
+                f'Drive: save_4bit("/content/drive/MyDrive/{target.name}").'
+            )
         beside = target.with_name(f".{target.name}.saving-{os.getpid()}")
         try:
             beside.mkdir(parents=True)
@@ -327,7 +322,8 @@ def save_4bit(engine: Any, folder: str | Path) -> Path:
     return target
 
 
-def _check_empty(folder: Path) -> None:
+def _check_place(folder: Path) -> None:
+    """Raise ModelError unless the folder is absent or empty; delete what kills left beside it."""
     if folder.exists() and not folder.is_dir():
         raise ModelError(f"{folder} is a file. Give the name of a folder: save_4bit('llava-4bit').")
     here = sorted(each.name for each in folder.iterdir()) if folder.exists() else []
@@ -337,34 +333,22 @@ def _check_empty(folder: Path) -> None:
             f"nothing. Choose a new folder, such as save_4bit({str(folder / 'llava-4bit')!r}), or "
             "delete this one first."
         )
-
-
-def _remove_leftovers(target: Path) -> None:
-    """Delete what killed processes left beside `target`; a process that runs may be writing."""
-    pattern = re.compile(rf"\.{re.escape(target.name)}\.saving-(\d+)")
-    for each in target.parent.iterdir() if target.parent.is_dir() else ():
-        found = pattern.fullmatch(each.name)
+    pattern = re.compile(rf"\.{re.escape(folder.name)}\.saving-(\d+)")
+    for each in folder.parent.iterdir() if folder.parent.is_dir() else ():
+        found = pattern.fullmatch(each.name)  # a process that runs may be writing
         if found and (int(found[1]) == os.getpid() or not psutil.pid_exists(int(found[1]))):
             shutil.rmtree(each, ignore_errors=True)
-
-
-def _check_disk(network: Any, target: Path) -> None:
-    """Raise DoesNotFitError unless the disk takes what will be written, with a margin."""
-    tensors = network.state_dict().values()  # the scales of 4-bit layers are among them
-    needed = MARGIN_BYTES + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    free = disk_free_bytes(target.parent)
-    if free is not None and free < needed:
-        raise DoesNotFitError(
-            f"Saving takes {format_gib(needed)}, and {format_gib(free)} are free at "
-            f"{target.parent}. Delete something there, or choose another disk, such as Google "
-            f'Drive: save_4bit("/content/drive/MyDrive/{target.name}").'
-        )
 
 
 def _write(network: Any, processor: Any, folder: Path) -> None:
     # The processor comes first and the weights last: what is cut short then, as a copy or an upload
     # may be, lacks weights, and `load()` refuses a folder that lacks weights.
-    _drop_one_way_conversions(network)
+    # save_pretrained() gives the weights their published names, which every version reads, by
+    # undoing what was done on reading. It stops at the packing of 4-bit weights, which needs no
+    # undoing (transformers 5.0 to 5.23; pull request 45743 of huggingface/transformers).
+    conversions = getattr(network, "_weight_conversions", None)
+    if conversions is not None:
+        network._weight_conversions = [each for each in conversions if _can_be_undone(each)]
     processor.save_pretrained(folder)
     settings = folder / "tokenizer_config.json"
     content = json.loads(settings.read_text("utf-8"))
@@ -379,19 +363,9 @@ def _write(network: Any, processor: Any, folder: Path) -> None:
     check_folder(folder)
 
 
-def _drop_one_way_conversions(network: Any) -> None:
-    """Let a model that was read in 4 bits be saved in 4 bits."""
-
-    # save_pretrained() gives the weights their published names, which every version reads, by
-    # undoing what was done on reading. It stops at the packing of 4-bit weights, which needs no
-    # undoing (transformers 5.0 to 5.23; pull request 45743 of huggingface/transformers).
-    def can_be_undone(conversion: Any) -> bool:
-        try:
-            conversion.reverse_transform()
-        except NotImplementedError:
-            return False
-        return True
-
-    conversions = getattr(network, "_weight_conversions", None)
-    if conversions is not None:
-        network._weight_conversions = [each for each in conversions if can_be_undone(each)]
+def _can_be_undone(conversion: Any) -> bool:
+    try:
+        conversion.reverse_transform()
+    except NotImplementedError:
+        return False
+    return True
