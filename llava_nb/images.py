@@ -229,23 +229,23 @@ def _from_data_uri(uri: str, max_bytes: int) -> Content:
 
 def _from_upload(value: Any, max_bytes: int) -> Content:
     """Read the value of an ipywidgets FileUpload, or one entry of it; of several files the last."""
+
+    def is_entry(value: Any) -> bool:
+        return isinstance(value, Mapping) and isinstance(value.get("content"), _BUFFERS)
+
     files = [value]
     if isinstance(value, tuple | list):
         files = value
-    elif isinstance(value, Mapping) and not _is_upload_entry(value):
+    elif isinstance(value, Mapping) and not is_entry(value):
         files = [*value.values()]  # by name, in version 7
     entry = files[-1] if files else {"content": b""}
-    if not _is_upload_entry(entry):
+    if not is_entry(entry):
         raise ImageError(_not_taken(value))
     metadata = entry.get("metadata")
     inner = metadata.get("name") if isinstance(metadata, Mapping) else None
     name = entry.get("name") or inner
     name = f"The upload '{plain(name)}'" if name else "The upload"
     return _from_buffer(entry["content"], name, max_bytes)
-
-
-def _is_upload_entry(value: Any) -> bool:
-    return isinstance(value, Mapping) and isinstance(value.get("content"), _BUFFERS)
 
 
 def _from_buffer(

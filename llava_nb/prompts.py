@@ -10,7 +10,7 @@ import functools
 import numbers
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jinja2 import Template
@@ -21,6 +21,7 @@ from .errors import PromptError
 DEFAULT_PROMPT = "Describe this picture."
 DEFAULT_STYLE = "vicuna_v1"
 IMAGE_TOKEN = "<image>"
+_SINGLE = (str, bytes, bytearray, memoryview, Mapping, set, frozenset)  # no row of questions
 
 
 class Style(NamedTuple):
@@ -168,6 +169,23 @@ def check_question(prompt: Any) -> str:
         lack = "holds nothing but control characters" if prompt.strip() else "is empty"
         raise PromptError(f"The prompt {lack}. {_ASK}")
     return text
+
+
+def check_questions(prompts: Any) -> str | list[str]:
+    """Return the question for all, or a list of questions, each as `check_question` does."""
+    is_row = isinstance(prompts, Iterable) and getattr(prompts, "ndim", 1) == 1
+    if isinstance(prompts, _SINGLE) or not is_row:
+        return check_question(prompts)  # which says what it is
+    try:
+        given, questions = list(prompts), []
+    except (TypeError, ValueError, OSError):  # such as of a closed file
+        return check_question(prompts)
+    for number, prompt in enumerate(given, 1):
+        try:
+            questions.append(check_question(prompt))
+        except PromptError as error:
+            raise PromptError(f"Of {len(given)} prompts, number {number}: {error}") from None
+    return questions
 
 
 _ASK = f'Ask something: ask(image, "{DEFAULT_PROMPT}").'

@@ -22,16 +22,15 @@ from ..errors import ImageError, LlavaNbError, ModelError, OutOfVramError, Promp
 from ..images import open_image
 from ..processor import Spelling, encode, encode_text, prompt_text, shrink
 from ..sizes import ANSWER_TOKENS, Work, activation_bytes, context_of, kv_bytes_per_token, shape_of
-from ..vram.report import free_vram, or_out_of_vram, register, smaller_steps
+from ..vram.report import free_bytes, free_vram, or_out_of_vram, register, smaller_steps
 from ..vram.track import Peak, peak_on
-from .answer import Answer, Generation, Settings, check_batch_size
+from .answer import Answer, Generation, Settings, check_batch_size, shown, whole_number
 from .kv_cache import (
     CACHE_ARGUMENT,
     Prefix,
     PrefixCache,
     Room,
     cache_for_batch,
-    free_bytes,
     take_layers,
 )
 
@@ -40,7 +39,7 @@ SHORT_ANSWER = 128  # tokens; most descriptions are no longer
 UNUSED = 1.1  # times what is needed, for what lies unused between blocks
 _TEXT = ("input_ids", "attention_mask")
 # One picture, or something that holds one. Files are rows of lines to Python.
-SINGLE = (str, bytes, bytearray, memoryview, Mapping, Image.Image)
+_SINGLE = (str, bytes, bytearray, memoryview, Mapping, Image.Image)
 
 
 class Picture:
@@ -111,6 +110,20 @@ class Engine:
         return config.model_type == "llava_onevision" or is_interleave
 
     @property
+    def views(self) -> str | None:
+        """How pictures are shown; see `Llava.views`."""
+        return getattr(self.processor.image_processor, "views", None)
+
+    @views.setter
+    def views(self, views: str) -> None:
+        if self.views is None or views not in ("one", "tiles"):
+            known = '"one" or "tiles"' if self.views else "not to be set: it knows one way only"
+            raise ModelError(f"views is {shown(views)}; for {self.name} it is {known}.")
+        with self.lock:
+            self.processor.image_processor.views = views
+            self.prefixes.clear()  # what it has read was shown otherwise
+
+    @property
     def closed(self) -> bool:
         """True once the model has been released."""
         return self._network is None
@@ -129,7 +142,9 @@ class Engine:
 
     def prompt_text(self, turns: Sequence[tuple[str, str | None]], images: int) -> str:
         """Return the exact text that the model is given. Raises PromptError."""
-        return prompt_text(self.processor, turns, images, style=self.style, spelling=self.spelling)
+        if (number := whole_number(images, lowest=0)) is None:
+            raise PromptError(f"images is {shown(images)}; it is how many pictures there are.")
+        return prompt_text(self.processor, turns, number, style=self.style, spelling=self.spelling)
 
     def sources(self, image: Any) -> list[Any]:
         """Return the pictures of one question: several only for a model that takes them."""
@@ -287,7 +302,7 @@ class Engine:
         ids, device = generation.ids, self.network.device
         tokens = ids.shape[1]
         room = Room(tokens + min(generation.limit, ANSWER_TOKENS), tokens + generation.limit)
-        self.prefixes.make_room(room.most, device)
+        self.prefixes.make_room(room.most, lambda: free_bytes(device))
         with torch.inference_mode():
             cache, reused = self.prefixes.start(ids[0], picture, end, room, whole=whole)
             if picture is not None and not reused:
@@ -310,11 +325,12 @@ class Engine:
 
     def _answer_batch(self, inputs: Any, generation: Generation) -> None:
         rows, padded = inputs["input_ids"].shape
-        self.prefixes.make_room(rows * (padded + generation.limit), self.network.device)
+        device = self.network.device
+        self.prefixes.make_room(rows * (padded + generation.limit), lambda: free_bytes(device))
         room = self.room_for_batch(rows, padded, generation.limit)
         with torch.inference_mode():
             cache = cache_for_batch(self.network, rows, room)
-            there = inputs.to(self.network.device, self.network.dtype)
+            there = inputs.to(device, self.network.dtype)
             self._generate(there, cache, generation)
 
     def _generate(self, inputs: Any, cache: DynamicCache, generation: Generation) -> None:
@@ -355,7 +371,7 @@ def several(images: Any) -> list[Any] | None:
         raise PromptError(f"The pictures are a {kind}, which has no order: give sorted(images).")
     if kind == "DataFrame":
         raise PromptError('The pictures are a whole table: give one column of it, table["image"].')
-    if isinstance(images, SINGLE) or hasattr(images, "read") or kind == "Tensor":
+    if isinstance(images, _SINGLE) or hasattr(images, "read") or kind == "Tensor":
         return None
     if kind == "ndarray":
         is_one = images.ndim < 3 or (images.ndim == 3 and images.shape[-1] in (1, 3, 4))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from transformers import DynamicCache, LlavaModel
 from transformers.cache_utils import DynamicLayer
-
-from ..vram.report import free_and_total
 
 KeysAndValues = tuple[torch.Tensor, torch.Tensor]
 
@@ -128,9 +126,8 @@ def cache_for_batch(network: Any, rows: int, room: Room) -> DynamicCache:
     width = getattr(text, "head_dim", None) or text.hidden_size // heads
     shape = (rows, getattr(text, "num_key_value_heads", None) or heads, room.first, width)
     block = partial(torch.empty, shape, dtype=network.dtype, device=network.device)
-    cache = DynamicCache()
-    for _ in range(text.num_hidden_layers):
-        cache.layers.append(PreallocatedLayer(room, blocks=(block(), block())))
+    cache, layers = DynamicCache(), range(text.num_hidden_layers)
+    cache.layers = [PreallocatedLayer(room, blocks=(block(), block())) for _ in layers]
     return cache
 
 
@@ -240,13 +237,13 @@ class PrefixCache:
             while self._prefixes and self.nbytes > self.limit_bytes:
                 self._prefixes.pop(0)
 
-    def make_room(self, tokens: int, device: Any) -> None:
+    def make_room(self, tokens: int, free_bytes: Callable[[], int | None]) -> None:
         """Forget the least recently used until `tokens` more fit in what is free."""
         with self._lock:
             while self.nbytes > SMALL_BYTES:
                 newest = self._prefixes[-1]
                 needed = tokens * newest.nbytes // len(newest.ids) + HEADROOM_BYTES
-                free = free_bytes(device)
+                free = free_bytes()
                 if free is None or free >= needed:
                     return
                 self._prefixes.pop(0)
@@ -255,11 +252,3 @@ class PrefixCache:
         """Forget everything."""
         with self._lock:
             self._prefixes.clear()
-
-
-def free_bytes(device: Any) -> int | None:
-    """Return what is free where the model is, with what torch keeps there unused."""
-    free, _ = free_and_total(device)
-    if free is not None and torch.device(device).type == "cuda":
-        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return free

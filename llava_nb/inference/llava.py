@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from ..errors import ModelError, PromptError
-from ..prompts import DEFAULT_PROMPT, DEFAULT_STYLE, build, check_question
-from .answer import Answer, Generation, Settings, shown, takes_settings, whole_number
+from ..prompts import DEFAULT_PROMPT, DEFAULT_STYLE, build, check_question, check_questions
+from .answer import Answer, Generation, Settings, takes_settings
 from .chat import Chat
-from .engine import SINGLE, Engine, Picture
+from .engine import Engine, Picture
 
 if TYPE_CHECKING:
     import torch
@@ -88,16 +87,11 @@ class Llava:
         "one" is the whole picture, in 730 tokens; "tiles" are parts of it beside, in up to 8,829,
         which show small things and take a CPU some minutes. May be set.
         """
-        return getattr(self.engine.processor.image_processor, "views", None)
+        return self.engine.views
 
     @views.setter
     def views(self, views: str) -> None:
-        if self.views is None or views not in ("one", "tiles"):
-            known = '"one" or "tiles"' if self.views else "not to be set: it knows one way only"
-            raise ModelError(f"views is {shown(views)}; for {self.name} it is {known}.")
-        with self.engine.lock:
-            self.engine.processor.image_processor.views = views
-            self.engine.prefixes.clear()  # what it has read was shown otherwise
+        self.engine.views = views
 
     @property
     def closed(self) -> bool:
@@ -175,7 +169,7 @@ class Llava:
         Raises PromptError for lengths that differ, questions that are none, or settings that mean
         nothing.
         """
-        return self.engine.ask_batch(images, _questions(prompts), batch_size, settings)
+        return self.engine.ask_batch(images, check_questions(prompts), batch_size, settings)
 
     def chat(self, image: Any = None, *, forget_oldest: bool = False) -> Chat:
         """Begin a conversation about a picture (or None), which is read once.
@@ -204,10 +198,7 @@ class Llava:
 
     def prompt_text(self, prompt: str, *, images: int = 1) -> str:
         """Return the exact text that the model is given for a question about so many pictures."""
-        number = whole_number(images, lowest=0)
-        if number is None:
-            raise PromptError(f"images is {shown(images)}; it is how many pictures there are.")
-        return self.engine.prompt_text([(prompt, None)], number)
+        return self.engine.prompt_text([(prompt, None)], images)
 
     def _prepare(self, image: Any, prompt: Any, settings: Settings) -> Generation:
         started, _ = time.perf_counter(), self.engine.context  # which raises once closed
@@ -219,20 +210,3 @@ class Llava:
         if not generation.limit:
             raise generation.no_room()
         return generation
-
-
-def _questions(prompts: Any) -> str | list[str]:
-    """Return the question for all, or a list of questions, checked."""
-    is_row = isinstance(prompts, Iterable) and getattr(prompts, "ndim", 1) == 1
-    if isinstance(prompts, (*SINGLE, set, frozenset)) or not is_row:
-        return check_question(prompts)  # which says what it is
-    try:
-        given, questions = list(prompts), []
-    except (TypeError, ValueError, OSError):  # such as of a closed file
-        return check_question(prompts)
-    for number, prompt in enumerate(given, 1):
-        try:
-            questions.append(check_question(prompt))
-        except PromptError as error:
-            raise PromptError(f"Of {len(given)} prompts, number {number}: {error}") from None
-    return questions

@@ -2,8 +2,7 @@
 
 Of the GPU, or of the RAM where a model is not on one. In a notebook an exception keeps every tensor
 of its frames until something lets go of it, so without a repair every later cell runs out of memory
-too. Values that were displayed, which `Out` and `_` keep, and variables are the person's own (`del
-name`).
+too. What was displayed (`Out`, `_`) and variables are the person's own: `del name`.
 """
 
 from __future__ import annotations
@@ -44,8 +43,7 @@ _OTHERS = {
     "RAM": ("the rest of this process", "mapped files"),
 }
 
-# Hues far apart, each light enough for dark themes and dark enough for light ones. Text has no
-# colour of its own: the page's suits its theme.
+# Hues far apart, for dark themes and light ones. Text has the page's colour, which suits its theme.
 HUES = (210, 30, 130, 280, 0, 175, 55, 320, 90, 245)
 FREE = "hsla(0, 0%, 50%, 0.15)"
 # What libraries say that have no exception of their own for it: torch on a CPU, cuBLAS and cuDNN.
@@ -214,14 +212,10 @@ def in_gib(count: int | None) -> str:
 def table(rows: Sequence[tuple[str, int | None, str]]) -> str:
     """Write (name, bytes, note) as aligned lines; a name that is empty is a ruled line."""
     width = max(len(name) for name, _, _ in rows)
-    lines = []
-    for name, count, note in rows:
-        if not name:
-            lines.append("-" * (width + 13))
-            continue
-        line = f"{name:<{width}}{in_gib(count):>13}"
-        lines.append(f"{line}  {note}" if note else line)
-    return "\n".join(lines)
+    return "\n".join(
+        f"{name:<{width}}{in_gib(count):>13}  {note}".rstrip() if name else "-" * (width + 13)
+        for name, count, note in rows
+    )
 
 
 def stacked_bar(
@@ -265,9 +259,6 @@ def stacked_bar(
         f'">{pieces}</div><div>{html.escape(note)}</div>'
         f'<table style="margin-left: 0; color: inherit">{legend}</table>'
     )
-
-
-# --- having it back ---
 
 
 @dataclass(frozen=True)
@@ -341,6 +332,15 @@ def free_and_total(device: Any) -> tuple[int | None, int | None]:
         return torch.cuda.mem_get_info(device if ":" in str(device) else None)
     total, free = ram_bytes()
     return free, total
+
+
+def free_bytes(device: Any) -> int | None:
+    """Return what is free where a device computes, with what torch keeps there unused."""
+    free, _ = free_and_total(device)
+    if free is not None and str(device).startswith("cuda"):
+        torch = sys.modules["torch"]
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free
 
 
 def or_out_of_vram(
