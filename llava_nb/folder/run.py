@@ -8,7 +8,6 @@ import hashlib
 import html
 import os
 import time
-from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -111,20 +110,18 @@ def caption_folder(
             run.work(engines[engine](llava, run.remaining, asked, is_over), progress)
         finally:
             run.end()
-    counts = Counter(run.outcomes.values())
+    names = ("kept", "captioned", "failed", "not_looked_at", "not_redone")
+    counts = {name: list(run.outcomes.values()).count(name) for name in names}
+    counts["kept"] += counts["not_looked_at"] + counts["not_redone"]
     return FolderResult(
-        output=path,
-        prompt=prompt,
-        model=llava.name,
-        total=len(entries),
-        kept=counts["kept"] + counts["not_looked_at"] + counts["not_redone"],
-        captioned=counts["captioned"],
-        failed=counts["failed"],
+        path,
+        prompt,
+        llava.name,
+        **counts,
         seconds=time.perf_counter() - started,
-        not_looked_at=counts["not_looked_at"],
-        not_redone=counts["not_redone"],
         remaining_captioned=sum(run.table.caption(e.name) is not None for e in run.remaining),
         texts_left_alone=len(run.texts_left_alone),
+        total=len(entries),
         entries=tuple(entries),
     )
 
