@@ -109,34 +109,40 @@ class Settings:
         stop: Stop | None = None,
     ) -> None:
         limit = whole_number(max_new_tokens)
-        heat = 0.0 if temperature is None else _number(temperature)
-        share = 1.0 if top_p is None else _number(top_p)
-        is_event = callable(getattr(stop, "is_set", None)) and not isinstance(stop, type)
-        fault = None
         if limit is None:
-            fault = f"max_new_tokens is {shown(max_new_tokens)}; it is the most tokens that the "
-            fault += f"answer may have: a whole number from 1 on, such as {MAX_NEW_TOKENS}."
-        elif heat is None or not 0 <= heat <= 5:
-            fault = f"temperature is {shown(temperature)}; take 0 for the same answer every time, "
-            fault += "or up to about 1 for variety."
-        elif share is None or not 0 < share <= 1:
-            fault = f"top_p is {shown(top_p)}; take a share above 0 and up to 1, or None."
-        elif share < 1 and heat < GREEDY_BELOW:
-            fault = (
-                "top_p only matters when words are drawn at random: give a temperature as well, "
+            raise PromptError(
+                f"max_new_tokens is {shown(max_new_tokens)}; it is the most tokens that the "
+                f"answer may have: a whole number from 1 on, such as {MAX_NEW_TOKENS}."
             )
-            fault += "such as temperature=0.7."
-        elif stop is not None and not is_event:
-            fault = f"stop is {shown(stop)}; it is what can say that it is enough, by is_set(): a "
-            fault += "threading.Event(), or None."
-        if fault:
-            raise PromptError(fault)
+        temperature_value = 0.0 if temperature is None else _number(temperature)
+        if temperature_value is None or not 0 <= temperature_value <= 5:
+            raise PromptError(
+                f"temperature is {shown(temperature)}; take 0 for the same answer every "
+                "time, or up to about 1 for variety."
+            )
+        top_p_value = 1.0 if top_p is None else _number(top_p)
+        if top_p_value is None or not 0 < top_p_value <= 1:
+            raise PromptError(
+                f"top_p is {shown(top_p)}; take a share above 0 and up to 1, or None."
+            )
+        is_greedy = temperature_value < GREEDY_BELOW
+        if top_p_value < 1 and is_greedy:
+            raise PromptError(
+                "top_p only matters when words are drawn at random: give a temperature as well, "
+                "such as temperature=0.7."
+            )
+        is_event = callable(getattr(stop, "is_set", None)) and not isinstance(stop, type)
+        if stop is not None and not is_event:
+            raise PromptError(
+                f"stop is {shown(stop)}; it is what can say that it is enough, by is_set(): "
+                "a threading.Event(), or None."
+            )
         self.max_new_tokens, self.stop = limit, stop
-        self.temperature, self.top_p = heat, share
-        self.arguments: dict[str, Any] = {"do_sample": heat >= GREEDY_BELOW}  # of `generate`
-        if heat >= GREEDY_BELOW:
+        self.temperature, self.top_p = temperature_value, top_p_value
+        self.arguments: dict[str, Any] = {"do_sample": not is_greedy}  # of `generate`
+        if not is_greedy:
             # top_k is set aside: its default of 50 would act unseen beside top_p.
-            self.arguments |= {"temperature": heat, "top_p": share, "top_k": 0}
+            self.arguments |= {"temperature": temperature_value, "top_p": top_p_value, "top_k": 0}
 
 
 def takes_settings(method: Callable[..., T]) -> Callable[..., T]:
