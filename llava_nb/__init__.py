@@ -11,8 +11,6 @@ loads none of torch, transformers, ipywidgets, matplotlib or PIL, so a first cel
 from __future__ import annotations
 
 import importlib
-import sys
-from collections.abc import Callable
 from typing import Any
 
 __version__ = "0.1.0"
@@ -24,7 +22,7 @@ _HOMES = {
     "vram_report": "vram.report",
     "track_vram": "vram.track",
     "VramLog": "vram.track",
-    "free_vram": "vram.free",
+    "free_vram": "vram.report",
     "caption_panel": "panel.panel",
     "caption_folder": "folder.run",
     "FolderResult": "folder.run",
@@ -42,20 +40,12 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 
-def on_first_use(package: str, homes: dict[str, str]) -> Callable[[str], Any]:
-    """Return the `__getattr__` of a package; `homes` are its names, each with its module."""
-
-    def get(name: str) -> Any:
-        if name not in homes:
-            raise AttributeError(f"{package} has no name {name!r}; it has: {', '.join(homes)}")
-        value = getattr(importlib.import_module(f".{homes[name]}", package), name)
-        setattr(sys.modules[package], name, value)
-        return value
-
-    return get
-
-
-__getattr__ = on_first_use(__name__, _HOMES)
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"{__name__} has no name {name!r}; it has: {', '.join(_HOMES)}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -57,6 +57,11 @@ class ModelInfo:
         """Free VRAM needed in 4 bits: 6.2 GiB for 7B, 10.2 GiB for 13B."""
         return self.vram_bytes("4bit")
 
+    @property
+    def cpu_ram_bytes(self) -> int:
+        """Free RAM needed to load it unquantised on a CPU."""
+        return sizes.needed_ram_bytes(self.shape, None, on_gpu=False)
+
     def vram_bytes(self, quantization: str | None) -> int:
         """Free VRAM needed: `estimate_vram(name, quantization=...).needed_bytes`."""
         return sizes.needed_vram_bytes(self.shape, quantization, self.context_tokens)

@@ -80,13 +80,11 @@ def fetch(
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the open internet.
-
-    An IPv6 address that carries an IPv4 address (IPv4-mapped, RFC 4291; NAT64, RFC 6052; 6to4,
-    RFC 3056) is judged by that one.
-    """
+    """Whether an IP address belongs to the open internet."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if ip.version == 6:
+        # One that carries an IPv4 address is judged by that: IPv4-mapped (RFC 4291), 6to4 (RFC
+        # 3056), NAT64 (RFC 6052).
         carried = ip.ipv4_mapped or ip.sixtofour
         if ip in ipaddress.ip_network("64:ff9b::/96"):
             carried = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)

@@ -1,4 +1,4 @@
-"""What llava_nb raises when a person can put it right, and foreign text made fit to be written.
+"""What llava_nb raises when a person can put it right, and how text and bytes stand in a message.
 
 Every message is the repair: what is wrong, with the numbers, and the next step. Faults of our own
 stay ordinary exceptions.
@@ -45,3 +45,8 @@ def plain(text: object, limit: int = 120) -> str:
 def storable(text: str) -> str:
     """Foreign text for any file: halves of characters, and NUL, are spelt out."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
+def format_gib(count: int | None) -> str:
+    """Write a number of bytes as GiB (2^30 bytes): `format_gib(15633743872)` is "14.56 GiB"."""
+    return "unknown" if count is None else f"{count / 2**30:.2f} GiB"

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field, replace
 
 from . import machine
 from .catalog import FOR_CPU, ModelInfo, known_models
-from .errors import LlavaNbError, plain
+from .errors import LlavaNbError, format_gib, plain
 from .machine import NO_DRIVER, NO_GPU, Gpu, attempt, disk_free_bytes, dotted, ram_bytes
-from .sizes import format_gib, needed_ram_bytes
 
 # The oldest versions that work here. transformers 5 renamed modules and arguments, and asks for
 # these versions of the other two itself.
@@ -39,8 +38,7 @@ TORCH_COMMANDS = "https://pytorch.org/get-started/locally/"
 class Verdict:
     """Whether a model fits this machine, and by how much. Memory in bytes, None is unknown.
 
-    The memory is VRAM. Without a CUDA GPU it is RAM for the embedded model, and
-    unknown for the others, which need a GPU.
+    The memory is VRAM or, without a CUDA GPU, RAM for the embedded model.
     """
 
     model: str
@@ -53,14 +51,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The short name of the model to take, how, and why, in one sentence with numbers.
-
-    `quantization` is "4bit", or None for a model in float32 on a CPU.
-    """
+    """The short name of the model to take, how, and why, in one sentence with numbers."""
 
     model: str
     reason: str
-    quantization: str | None = "4bit"
+    quantization: str | None = "4bit"  # None: in float32 on a CPU
 
     def __str__(self) -> str:
         return f"{self.model}: {self.reason}"
@@ -151,13 +146,9 @@ def check_gpu(*, ask_torch: bool = False) -> GpuReport:
     dtype, reason = compute_dtype_name(usable and usable.capability)
     if usable and usable.capability is None:
         dtype, reason = "float16", "the compute capability is unknown, and every GPU has float16"
-    return replace(
-        report,
-        compute_dtype=dtype,
-        compute_dtype_reason=reason,
-        verdicts=tuple(_judge(model, report) for model in known_models()),
-        advice=tuple(_repairs(report)),
-    )
+    verdicts = tuple(_judge(model, report) for model in known_models())
+    found = {"compute_dtype": dtype, "compute_dtype_reason": reason, "verdicts": verdicts}
+    return replace(report, **found, advice=tuple(_repairs(report)))
 
 
 def recommend(report: GpuReport) -> Recommendation:
@@ -174,24 +165,20 @@ def recommend(report: GpuReport) -> Recommendation:
         )
     embedded, *others = known_models()
     needs = [format_gib(model.needs_vram_bytes) for model in others]
-    free, gpu = report.vram_free_bytes, report.gpu_name
+    free, gpu, lack = report.vram_free_bytes, report.gpu_name, report.no_cuda_reason
     fitting = sum(model.needs_vram_bytes <= (free or 0) for model in others)
-    if report.no_cuda_reason:
-        lack = report.no_cuda_reason
-    elif free is None:
-        lack = f"the free VRAM of the {gpu} is unknown"
-    elif not fitting:
-        lack = f"the {gpu} has only {format_gib(free)} of VRAM free"
-    else:
+    if not lack and fitting:
         reason = f"it needs {needs[fitting - 1]} of VRAM in 4 bits, "
         reason += f"and the {gpu} has {format_gib(free)} free"
         if fitting < len(others):
             reason += f"; {others[fitting].name} would need {needs[fitting]}"
         return Recommendation(others[fitting - 1].name, reason)
-    if not report.no_cuda_reason:
+    if not lack:
+        short = f"the {gpu} has only {format_gib(free)} of VRAM free"
+        short = f"the free VRAM of the {gpu} is unknown" if free is None else short
         smallest = f"{others[0].name} needs {needs[0]} of VRAM in 4 bits"
-        return Recommendation(embedded.name, f"{lack}; {smallest}")
-    needed, ram = needed_ram_bytes(FOR_CPU.shape, None, on_gpu=False), report.ram_available_bytes
+        return Recommendation(embedded.name, f"{short}; {smallest}")
+    needed, ram = FOR_CPU.cpu_ram_bytes, report.ram_available_bytes
     disk, fetched = report.disk_free_bytes, FOR_CPU.download_bytes
     if report.hub_problem:
         missing = f"cannot be had ({report.hub_problem})"
@@ -209,12 +196,11 @@ def recommend(report: GpuReport) -> Recommendation:
 def compute_dtype_name(capability: tuple[int, int] | None) -> tuple[str, str]:
     """Return the number format to compute in, by torch's name for it, and the reason.
 
-    `capability` is the GPU's compute capability, None without a CUDA GPU. GPUs have
-    bfloat16 units from 8.0 (Ampere) on: "Compute Capabilities" in NVIDIA's CUDA
-    programming guide.
+    `capability` is the GPU's compute capability, None without a CUDA GPU.
     """
     if capability is None:
         return "float32", "without a CUDA GPU the model computes on the CPU, in float32"
+    # "Compute Capabilities" in NVIDIA's CUDA programming guide: bfloat16 units from Ampere on.
     written = dotted(capability)
     if tuple(capability) >= (8, 0):
         return "bfloat16", f"compute capability {written} has bfloat16 units (from 8.0 on)"
@@ -258,7 +244,7 @@ def _rows(report: GpuReport) -> Iterator[tuple[str, str, str]]:
     if report.gpus:
         limit = f", CUDA up to {report.driver_cuda}" if report.driver_cuda else ""
         is_old = f"driver {report.driver} goes" in (report.no_cuda_reason or "")
-        mark = "FAIL" if is_old else _mark(report.driver)
+        mark = "FAIL" if is_old else "OK" if report.driver else "--"
         yield mark, "driver", (report.driver or "unknown") + limit
     yield "OK", "compute dtype", f"{report.compute_dtype}: {report.compute_dtype_reason}"
     for package, version in report.versions.items():
@@ -270,16 +256,13 @@ def _rows(report: GpuReport) -> Iterator[tuple[str, str, str]]:
         needed = f", {old} or later is supported" if old else ""
         is_broken = is_torch and report.gpu and report.no_cuda_reason
         yield ("FAIL" if old or is_broken else "OK"), package, f"{version}{build}{needed}"
-    available, total = format_gib(report.ram_available_bytes), format_gib(report.ram_total_bytes)
-    yield _mark(report.ram_available_bytes), "RAM", f"{available} available of {total}"
-    yield _mark(report.disk_free_bytes), "disk", f"{format_gib(report.disk_free_bytes)} free"
+    available, disk = report.ram_available_bytes, report.disk_free_bytes
+    ram = f"{format_gib(available)} available of {format_gib(report.ram_total_bytes)}"
+    yield ("--" if available is None else "OK"), "RAM", ram
+    yield ("--" if disk is None else "OK"), "disk", f"{format_gib(disk)} free"
     for verdict in report.verdicts:
         yield ("OK" if verdict.fits else "--"), verdict.model, verdict.why
     yield "OK", "auto takes", str(recommend(report))
-
-
-def _mark(value: object) -> str:
-    return "--" if value is None else "OK"
 
 
 def _torch_build(report: GpuReport) -> str:

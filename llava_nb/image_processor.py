@@ -21,11 +21,9 @@ from .errors import ModelError
 
 
 def _on_pil(name: str) -> Any:
-    """Return transformers' image processor on PIL of that name, None if there is none.
-
-    Those give the pixels that models were trained with, torchvision's do not. transformers before
-    5.3 has them under the plain name.
-    """
+    """Return transformers' image processor on PIL of that name, None if there is none."""
+    # They give the pixels that models were trained with, torchvision's do not. transformers before
+    # 5.3 has them under the plain name.
     found = get_image_processor_class_from_name(f"{name}ImageProcessorPil")
     return found or get_image_processor_class_from_name(f"{name}ImageProcessor")
 
@@ -36,11 +34,7 @@ LlavaOnevisionImageProcessorPil = _on_pil("LlavaOnevision")
 
 
 class OnevisionPixels(LlavaOnevisionImageProcessorPil):
-    """LLaVA-OneVision's image processor; `views` is "tiles", or "one" for the whole picture alone.
-
-    In one view a picture is 730 tokens, as the model was trained for several pictures in one
-    question; in tiles it is up to 8,829.
-    """
+    """LLaVA-OneVision's image processor; `views` is "tiles" or "one", the whole picture alone."""
 
     views = "tiles"
 
@@ -52,16 +46,14 @@ class OnevisionPixels(LlavaOnevisionImageProcessorPil):
         return super()._preprocess(images, batch_num_images, *arguments, **fields)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as they are saved; how pictures are shown is not one of them."""
+        """Return the settings as they are saved; how pictures are shown is none of them."""
         return {name: each for name, each in super().to_dict().items() if name != "views"}
 
 
 class OnevisionPictures(LlavaOnevisionProcessor):
-    """LLaVA-OneVision's processor without its half for videos, which needs torchvision.
+    """LLaVA-OneVision's processor without its half for videos, which needs torchvision."""
 
-    transformers goes by the names of the arguments: what is not among them is not asked for.
-    """
-
+    # transformers goes by the names of the arguments: what is not among them is not asked for.
     def __init__(self, image_processor: Any = None, tokenizer: Any = None, **fields: Any) -> None:
         super().__init__(image_processor, tokenizer, video_processor=None, **fields)
 
@@ -77,12 +69,11 @@ def build_with_pixels(
     """Return the processor of a model: the image processor of `folder`, and `fields` as they are.
 
     `padded` is what a config in the original layout says of pictures, None in the other layout.
-    The processor counts a picture's tokens from its own fields, the model from its config; several
-    published copies lack fields, and then count 575 tokens for 576 features.
     """
     side, patch = config.vision_config.image_size, config.vision_config.patch_size
     square = {"height": side, "width": side}
-    # Padded: to the same number of tiles in a batch.
+    # Every field is given: several published copies lack some, and then count 575 tokens for 576
+    # features. Padded: to the same number of tiles in a batch.
     tiles = {"image_grid_pinpoints": getattr(config, "image_grid_pinpoints", None), "do_pad": True}
     if config.model_type == "llava_onevision":
         return OnevisionPictures(
@@ -96,21 +87,12 @@ def build_with_pixels(
         pixels = LlavaNextImageProcessorPil.from_pretrained(folder, **sizes, **tiles)
     else:
         kind, pixels = LlavaProcessor, _image_processor(folder, config, padded)
-    class_tokens = int(_on_clip(config))  # SigLIP has none
+    class_tokens = int("clip" in config.vision_config.model_type)  # SigLIP has none
     return kind(pixels, patch_size=patch, num_additional_image_tokens=class_tokens, **fields)
 
 
-def _on_clip(config: PretrainedConfig) -> bool:
-    return "clip" in config.vision_config.model_type
-
-
 def _image_processor(folder: str, config: PretrainedConfig, padded: bool | None) -> Any:
-    """Return the image processor that treats pictures as the model was trained.
-
-    That is the one that the folder names, with the tower's size if its own is another. But
-    LLaVA-1.5, BakLLaVA and ViP-LLaVA were published with CLIP's own, which crops, and trained on
-    pictures that are padded to a square (`--image_aspect_ratio pad`). Raises ModelError.
-    """
+    """Return the image processor that treats pictures as the model was trained."""
     side = config.vision_config.image_size
     square = {"height": side, "width": side}
     cropped = {"size": {"shortest_edge": side}, "crop_size": square}
@@ -119,12 +101,15 @@ def _image_processor(folder: str, config: PretrainedConfig, padded: bool | None)
     settings, _ = ImageProcessingMixin.get_image_processor_dict(folder)
     name = settings.get("image_processor_type") or settings.get("feature_extractor_type") or ""
     name = re.sub("(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", name)
-    name = name or ("CLIP" if _on_clip(config) else "Siglip")
+    on_clip = "clip" in config.vision_config.model_type
+    name = name or ("CLIP" if on_clip else "Siglip")
     size = settings.get("size")
     is_stretched = isinstance(size, dict) and "height" in size  # an old file has one number
     # CLIP's image processor has a field of that name too, which means another thing.
     told = settings.get("do_pad") if name == "Llava" else None
-    as_trained = _on_clip(config) and name in ("CLIP", "Llava") and not is_stretched
+    # LLaVA-1.5, BakLLaVA and ViP-LLaVA were published with CLIP's own, which crops, and trained on
+    # pictures that are padded to a square (`--image_aspect_ratio pad`).
+    as_trained = on_clip and name in ("CLIP", "Llava") and not is_stretched
     if told or (told is None and as_trained):
         return LlavaImageProcessorPil.from_pretrained(folder, do_pad=True, **cropped)
 
@@ -167,7 +152,6 @@ def shrink(
     """Return the picture in the size that the model looks at, so that it takes little memory.
 
     `is_alone`: not one of several in a question, which LLaVA-OneVision is shown in one view each.
-
     The pixels that the processor makes of it are bit for bit those that it makes of the whole
     picture, but for strips more than 4,096 pixels long (padded) or 64 times as long as wide
     (cropped) and, where pictures are cut into tiles, for more than 24 megapixels.
@@ -192,11 +176,9 @@ def _mean_colour(pixels: Any) -> tuple[int, ...]:
 
 
 def _padded(picture: Image.Image, side: int, colour: tuple[int, ...], resample: int) -> Image.Image:
-    """Pad to a square with a colour, the picture in the middle, and resize that to `side`.
-
-    Pillow resizes a square across, then down. So it is made some rows at a time, each as wide as
-    the square, and one column of the result's width is resized down.
-    """
+    """Pad to a square with a colour, the picture in the middle, and resize that to `side`."""
+    # Pillow resizes a square across, then down. So it is made some rows at a time, each as wide as
+    # the square, and one column of the result's width is resized down.
     longest, shortest = max(picture.size), min(picture.size)
     if longest > _STRIP and longest > 4 * shortest:
         picture = picture.reduce(math.ceil(longest / _STRIP))
@@ -216,12 +198,7 @@ def _padded(picture: Image.Image, side: int, colour: tuple[int, ...], resample: 
 def _shortest_edge(
     picture: Image.Image, side: int, resample: int, *, across_first: bool
 ) -> Image.Image:
-    """Resize the shorter edge to `side`; of a strip the middle is enough, the rest is cropped.
-
-    `across_first`: first across, then down, as Pillow did before 13. It goes down first where a
-    picture is tall (python-pillow#9549), and rounding to 8 bits in between makes other pixels
-    than the models in the original layout were trained with.
-    """
+    """Resize the shorter edge to `side`; of a strip the middle is enough, the rest is cropped."""
     width, height = picture.size
     if max(width, height) > 64 * min(width, height):
         keep = 64 * min(width, height)  # an even number is cut off, so that the middle stays it
@@ -230,6 +207,8 @@ def _shortest_edge(
         width, height = picture.size
     shorter = min(width, height)
     to = (int(side * width / shorter), int(side * height / shorter))
+    # Pillow from 13 on goes down first where a picture is tall (python-pillow#9549), and rounding
+    # to 8 bits in between makes other pixels than the original's models were trained with.
     if across_first:
         picture = picture.resize((to[0], height), resample)
     return picture.resize(to, resample)

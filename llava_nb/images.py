@@ -110,10 +110,7 @@ def open_image(
 
 
 def read(source: Any, *, max_bytes: int = MAX_BYTES, **download: Any) -> Content:
-    """Return the bytes behind a path, an address, a data URI, bytes or an upload, undecoded.
-
-    The options are those of `open_image`. Raises ImageError.
-    """
+    """Return the bytes of what is no picture object, undecoded; see `open_image`."""
     if is_address(source):
         return fetch(source.strip(), max_bytes=max_bytes, **download)
     if isinstance(source, str) and source.lstrip()[:5].lower() == "data:":
@@ -131,11 +128,9 @@ def is_address(source: Any) -> bool:
 
 
 def find_path(source: str | os.PathLike) -> Path:
-    """Return the path, with `~` expanded, in the Unicode form in which it is on the disk.
-
-    A Mac writes é as e and an accent (NFD), Windows and Linux as one letter (NFC): where the name
-    as given is missing, one that reads the same is taken, folder by folder.
-    """
+    """Return the path, with `~` expanded, in the Unicode form in which it is on the disk."""
+    # A Mac writes é as e and an accent (NFD), Windows and Linux as one letter (NFC): where the name
+    # as given is missing, one that reads the same is taken, folder by folder.
     path = Path(os.fsdecode(source)).expanduser()
     if str(path).isascii() or os.path.lexists(path):
         return path
@@ -234,23 +229,23 @@ def _from_data_uri(uri: str, max_bytes: int) -> Content:
 
 def _from_upload(value: Any, max_bytes: int) -> Content:
     """Read the value of an ipywidgets FileUpload, or one entry of it; of several files the last."""
+
+    def is_entry(value: Any) -> bool:
+        return isinstance(value, Mapping) and isinstance(value.get("content"), _BUFFERS)
+
     files = [value]
     if isinstance(value, tuple | list):
         files = value
-    elif isinstance(value, Mapping) and not _is_upload_entry(value):
+    elif isinstance(value, Mapping) and not is_entry(value):
         files = [*value.values()]  # by name, in version 7
     entry = files[-1] if files else {"content": b""}
-    if not _is_upload_entry(entry):
+    if not is_entry(entry):
         raise ImageError(_not_taken(value))
     metadata = entry.get("metadata")
     inner = metadata.get("name") if isinstance(metadata, Mapping) else None
     name = entry.get("name") or inner
     name = f"The upload '{plain(name)}'" if name else "The upload"
     return _from_buffer(entry["content"], name, max_bytes)
-
-
-def _is_upload_entry(value: Any) -> bool:
-    return isinstance(value, Mapping) and isinstance(value.get("content"), _BUFFERS)
 
 
 def _from_buffer(
@@ -301,8 +296,7 @@ def decode(
 ) -> Image.Image:
     """Decode a file's bytes to upright RGB; `name` says in messages what they are.
 
-    What fails as it is is tried again without its text, profiles and EXIF: only damaged pixels
-    refuse a picture. Raises ImageError.
+    What fails as it is is tried again without its text, profiles and EXIF. Raises ImageError.
     """
     causes: list[Exception] = []
     with pixels.pillow_settings(data, max_pixels):

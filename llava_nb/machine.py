@@ -69,19 +69,12 @@ class Gpu:
         # Machine code (sm) runs on later minor versions too, PTX (compute) on all later ones:
         # "Binary Compatibility" and "PTX Compatibility" in NVIDIA's CUDA programming guide.
         found = re.findall(r"(sm|compute)_(\d+)(\d)", " ".join(self.arches))
-        built = [(kind, (int(major), int(minor))) for kind, major, minor in found]
+        built = sorted(((int(major), int(minor)), kind) for kind, major, minor in found)
         has = self.capability
-        if (
-            has
-            and built
-            and not any(
-                version <= has and (kind == "compute" or version[0] == has[0])
-                for kind, version in built
-            )
-        ):
-            versions = sorted(version for _, version in built)
+        runs = (v <= has and (kind == "compute" or v[0] == has[0]) for v, kind in built if has)
+        if has and built and not any(runs):
             lacks = "the installed torch is for compute capabilities "
-            lacks += f"{dotted(versions[0])} to {dotted(versions[-1])}"
+            lacks += f"{dotted(built[0][0])} to {dotted(built[-1][0])}"
         elif has and has < LOWEST_CAPABILITY:
             lacks = f"4 bits need compute capability {dotted(LOWEST_CAPABILITY)}"
         else:
@@ -98,9 +91,9 @@ def attempt(probe: Callable[[], T], otherwise: T) -> T:
 
 
 def gpu_facts(ask_torch: bool) -> dict[str, Any]:
-    """What the driver knows of the GPUs and, where that leaves a gap or if asked to, torch.
+    """What the driver and, where that leaves a gap or if asked to, torch know: fields of GpuReport.
 
-    By the names of the fields of `GpuReport`. Does not raise, and waits `LIMIT_SECONDS` at most.
+    Does not raise, and waits `LIMIT_SECONDS` at most.
     """
     end = time.monotonic() + LIMIT_SECONDS
     cuda, rocm = attempt(_torch_build, (None, None))
@@ -142,11 +135,9 @@ def _in_time(
     """Return what `ask` returns or raise what it raises; TimeoutError when the time is over.
 
     `limit` is in seconds, `left` what others have left of it.
-
-    In a thread, because a call that hangs in a driver cannot be ended: a process would not die of
-    a kill either, it waits in the kernel. The thread does not keep Python from ending. As long as
-    one hangs, no other is started.
     """
+    # In a thread, because a call that hangs in a driver cannot be ended: a process would not die of
+    # a kill either. It does not keep Python from ending, and while it hangs no other is started.
     answer, limit = _answers.get(who), limit or LIMIT_SECONDS
     if answer is None or answer.done():
         answer = _answers[who] = Future()
@@ -236,16 +227,14 @@ def _of_torch(torch: Any, index: int, by_driver: tuple[Gpu, ...]) -> Gpu:
 
 
 def _visible(gpus: list[Gpu]) -> tuple[Gpu, ...]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order and numbered as torch does.
-
-    As CUDA reads it: numbers or the beginnings of UUIDs, up to the first that is of no GPU; and no
-    GPU at all where one is named twice. Parts of a GPU (MIG) are left to torch.
-    """
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order and numbered as torch does."""
     choice = os.environ.get("CUDA_VISIBLE_DEVICES")
     if choice is None:
         return tuple(gpus)
     if "MIG-" in choice:
         return tuple(replace(gpu, total_bytes=None, free_bytes=None) for gpu in gpus)
+    # As CUDA reads it: numbers or beginnings of UUIDs, up to the first of no GPU; and no GPU at
+    # all where one is named twice. Parts of a GPU (MIG) are left to torch.
     visible: list[Gpu] = []
     for entry in map(str.strip, choice.split(",")):
         beginning = max(len(entry), len("GPU-"))
@@ -276,11 +265,9 @@ def dotted(version: tuple[int, ...]) -> str:
 
 
 def _torch_build() -> tuple[str | None, str | None]:
-    """The CUDA and the ROCm version that torch was built for; both are None for a CPU build.
-
-    torch/version.py is run by itself: to import torch takes seconds.
-    """
-    torch = importlib.util.find_spec("torch")  # does not import it
+    """The CUDA and the ROCm version that torch was built for; both are None for a CPU build."""
+    # torch/version.py is run by itself: to import torch takes seconds.
+    torch = importlib.util.find_spec("torch")
     build = runpy.run_path(str(Path(torch.origin).with_name("version.py")))
     return build.get("cuda"), build.get("hip")
 
@@ -379,10 +366,10 @@ def disk_free_bytes(folder: str | Path | None = None) -> int | None:
 def own_ram_bytes(process: psutil.Process | None = None) -> tuple[int | None, int | None]:
     """Return what belongs to this process alone, and all that it has in RAM.
 
-    The second has mapped files and shared memory too, which the system can take back. Where it does
-    not tell them apart (macOS, Windows), both are the same.
+    The second has mapped files and shared memory too, which the system can take back.
     """
     memory = attempt(lambda: (process or psutil.Process()).memory_info(), None)
     if memory is None:
         return None, None
+    # macOS and Windows do not tell the two apart.
     return memory.rss - getattr(memory, "shared", 0), memory.rss

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,7 @@ def build_processor(
     """Return the processor of a model, padding on the left: on the right, answers change.
 
     `pixels` is the folder with the image processor's settings, if not the same; `tokenizer` and
-    `spelling` are those of a checkpoint in the original layout. Raises ModelError if tokenizer,
-    image processor and config do not go together, or if nobody knows the model's conversation.
+    `spelling` are those of a checkpoint in the original layout. Raises ModelError.
     """
     tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder, padding_side="left")
     if tokenizer.pad_token is None:
@@ -85,15 +84,12 @@ def encode(
     and mask are (prompts, tokens); pixels are (pictures, 3, side, side) in float32, or, where
     pictures are cut into tiles, (pictures, tiles, 3, side, side).
     """
-    groups = [list(each) if isinstance(each, Sequence) else [each] for each in pictures]
-    small = [
-        [
-            shrink(picture, processor, original=spelling is not None, is_alone=len(group) == 1)
-            for picture in group
-        ]
-        for group in groups
-        if group
-    ]
+    small = []
+    for each in pictures:
+        group = each if isinstance(each, Sequence) else [each]
+        form = {"original": spelling is not None, "is_alone": len(group) == 1}
+        if group:
+            small.append([shrink(picture, processor, **form) for picture in group])
     if all(len(group) == 1 for group in small):
         small = [group[0] for group in small]  # a processor may count a list of one as several
     prompts = [spelling.for_tokenizer(prompt) if spelling else prompt for prompt in prompts]
@@ -166,20 +162,17 @@ _QUESTION = "What is this?"
 
 
 def prompt_style(processor: ProcessorMixin, config: PretrainedConfig | None = None) -> str | None:
-    """Return the conversation style of our own, or None for the processor's chat template.
-
-    LLaVA-1.5 is prompted as it was trained: its published template leaves out the system
-    sentence. Every other model is prompted with the template that it was published with.
-    """
+    """Return the conversation style of our own, or None for the processor's chat template."""
+    # LLaVA-1.5 is prompted as it was trained: its published template lacks the system sentence.
+    # Every other model is prompted with the template that it was published with.
     template, token = processor.chat_template, processor.image_token
     for style in STYLES:
         if template == chat_template(style, f"{token}\n"):
             return style
     asked = f"USER: {token}\n{_QUESTION} ASSISTANT:"
     is_llava = config is None or config.model_type == "llava"
-    if is_llava and (_one_turn(processor, template) or "").endswith(asked):
-        return DEFAULT_STYLE
-    return None
+    is_as_ours = is_llava and (_one_turn(processor, template) or "").endswith(asked)
+    return DEFAULT_STYLE if is_as_ours else None
 
 
 def prompt_text(
@@ -221,12 +214,10 @@ def prompt_text(
 
 
 def _find_template(folder: str, processor: ProcessorMixin, config: PretrainedConfig) -> str:
-    """Return the chat template of a model, such that it takes parts and writes the picture once.
-
-    The processor's own comes first. The tokenizer's is often the language model's, which knows no
-    pictures; so before that comes what the model was trained with. In another conversation than
-    its own a model only answers worse; so an unknown one is not guessed. Raises ModelError.
-    """
+    """Return a model's chat template, such that it takes parts and writes the picture once."""
+    # The processor's own comes first. The tokenizer's is often the language model's, which knows no
+    # pictures; so before that comes what the model was trained with. In another conversation than
+    # its own a model only answers worse; so an unknown one is not guessed.
     about, _ = ProcessorMixin.get_processor_dict(folder)
     published, tokenizers = about.get("chat_template"), processor.tokenizer.chat_template
     style, picture = _trained_with(processor.tokenizer, config), f"{processor.image_token}\n"
@@ -279,10 +270,9 @@ def _one_turn(processor: ProcessorMixin, template: str | None) -> str | None:
 
 def _trained_with(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> str | None:
     """Return the style that a model was trained with, None if that is not known."""
-    text = config.text_config
-    unknown = (None, tokenizer.unk_token_id)
-    marks = (_LLAMA_3, _CHATML)
-    mark = next((m for m in marks if tokenizer.convert_tokens_to_ids(m) not in unknown), "")
+    text, unknown = config.text_config, (None, tokenizer.unk_token_id)
+    known = (m for m in (_LLAMA_3, _CHATML) if tokenizer.convert_tokens_to_ids(m) not in unknown)
+    mark = next(known, "")
     if not mark and text.model_type == "llama" and text.vocab_size > _VICUNA_WORDS:
         mark = _LLAMA_3 if text.vocab_size >= _LLAMA_3_WORDS else None
     return _TRAINED_WITH.get((config.model_type, text.model_type, mark))
@@ -297,28 +287,21 @@ _LLAMA_TOKENS = ("<s>", "</s>")
 
 @dataclass(frozen=True)
 class Spelling:
-    """What stands for a picture, for people and for the tokenizer, and the prompt's form.
+    """What stands for a picture, for people and for the tokenizer, and the prompt's form."""
 
-    `picture` is what a prompt says (some models want marks round it), `token` what the tokenizer
-    reads at its place, `legacy` whether it sets a blank after every `special` token by itself, and
-    `padded` whether pictures are padded to a square.
-    """
-
-    picture: str = IMAGE_TOKEN
-    token: str = "<unk>"
-    legacy: bool = False
+    picture: str = IMAGE_TOKEN  # in a prompt; some models want marks round it
+    token: str = "<unk>"  # what the tokenizer reads at its place
+    legacy: bool = False  # whether it sets a blank after every `special` token by itself
     special: tuple[str, ...] = _LLAMA_TOKENS
-    dummy_prefix: bool = True
+    dummy_prefix: bool = True  # whether it sets one before a text
     style: str = DEFAULT_STYLE
-    padded: bool = True
+    padded: bool = True  # whether pictures are padded to a square
 
     def for_tokenizer(self, prompt: str) -> str:
-        """Return the prompt as the tokenizer must read it to give the original's ids.
-
-        A `<unk>` that a person wrote is left out: it would be taken for a picture. The original's
-        reads piece by piece and sets a blank before each, but before a `special` token. Of a whole
-        text the tokenizer sets none inside, if not `legacy`, nor where one stands already.
-        """
+        """Return the prompt as the tokenizer must read it to give the original's ids."""
+        # A `<unk>` that a person wrote is left out: it would be taken for a picture. The original's
+        # reads piece by piece and sets a blank before each, but before a `special` token. Of a
+        # whole text the tokenizer sets none inside, if not `legacy`, nor where one stands already.
         pieces = [piece.replace(self.token, "") for piece in prompt.split(IMAGE_TOKEN)]
         if self.dummy_prefix:
             for index, piece in enumerate(pieces):
@@ -332,10 +315,6 @@ class Spelling:
         """The style as a chat template that writes what the tokenizer must read."""
         return chat_template(self.style, self.for_tokenizer(f"{self.picture}\n"))
 
-    def mark(self) -> dict[str, Any]:
-        """Return what to write into a saved config, for `from_mark`."""
-        return asdict(self)
-
     @classmethod
     def from_mark(cls, config: dict[str, Any]) -> Spelling | None:
         """Return the spelling that a saved config carries, None for other models."""
@@ -345,15 +324,7 @@ class Spelling:
 
 
 def read_spelling(folder: Path, raw: dict[str, Any], name: str) -> Spelling:
-    """Return the spelling of a checkpoint in the original layout.
-
-    `raw` is its config.json. As in the original, marks go round the picture if
-    `mm_use_im_start_end`, and only "pad" as `image_aspect_ratio` pads. `legacy` was the
-    rule for tokenizers before that word existed, so it holds where the file is silent.
-
-    Only the name tells the conversation, as in the original's `llava/serve/cli.py`, but with
-    "user" for Vicuna, which is what its training scripts say (`--version v1`).
-    """
+    """Return the spelling of a checkpoint in the original layout; `raw` is its config.json."""
 
     def read(file: str) -> dict[str, Any]:
         path = folder / file
@@ -366,9 +337,13 @@ def read_spelling(folder: Path, raw: dict[str, Any], name: str) -> Spelling:
     return Spelling(
         picture=f"<im_start>{IMAGE_TOKEN}<im_end>" if marked else IMAGE_TOKEN,
         token=IMAGE_TOKEN if IMAGE_TOKEN in added and not sentencepiece else "<unk>",
-        legacy=bool(read("tokenizer_config.json").get("legacy", True)),
+        legacy=bool(
+            read("tokenizer_config.json").get("legacy", True)
+        ),  # silent: older than the word
         special=(*_LLAMA_TOKENS, *read("added_tokens.json")),
         dummy_prefix=sentencepiece,
+        # Only the name tells the conversation, as in the original's `llava/serve/cli.py`, but with
+        # "user" for Vicuna, which is what its training scripts say (`--version v1`).
         style="llava_llama_2" if "llama-2" in names else DEFAULT_STYLE,
         padded=raw.get("image_aspect_ratio") == "pad",
     )
@@ -377,7 +352,6 @@ def read_spelling(folder: Path, raw: dict[str, Any], name: str) -> Spelling:
 def build_tokenizer(folder: Path, spelling: Spelling) -> PreTrainedTokenizerBase:
     """Return the tokenizer, built by its class: `AutoTokenizer` gives another one, silently.
 
-    Batches are padded with the end token: LLaVA's own pad token is `<unk>`, the picture's.
     Raises ModelError if its file is missing or damaged.
     """
     try:
@@ -394,5 +368,5 @@ def build_tokenizer(folder: Path, spelling: Spelling) -> PreTrainedTokenizerBase
             f"The tokenizer in {folder} cannot be read ({reason}). tokenizer.model (or "
             "tokenizer.json) is missing or damaged: fetch it again."
         ) from error
-    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.pad_token = tokenizer.eos_token  # LLaVA's own is `<unk>`, the picture's
     return tokenizer

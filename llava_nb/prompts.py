@@ -10,7 +10,7 @@ import functools
 import numbers
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jinja2 import Template
@@ -21,6 +21,7 @@ from .errors import PromptError
 DEFAULT_PROMPT = "Describe this picture."
 DEFAULT_STYLE = "vicuna_v1"
 IMAGE_TOKEN = "<image>"
+_SINGLE = (str, bytes, bytearray, memoryview, Mapping, set, frozenset)  # no row of questions
 
 
 class Style(NamedTuple):
@@ -79,9 +80,7 @@ def build(turns: Sequence[tuple[str, str | None]], style: str = DEFAULT_STYLE) -
     """Return the prompt of a conversation.
 
     `turns` are (question, answer) pairs; the answer of the last is None, and the prompt ends where
-    the model's answer begins. Questions carry their own image tokens (see `with_image`).
-
-    Raises PromptError for an unknown style, no turns, or an answer missing before the last turn.
+    the model's answer begins. Questions carry their own image tokens. Raises PromptError.
     """
     if style not in STYLES:
         raise PromptError(f"There is no conversation style {style!r}; use one of {list(STYLES)}.")
@@ -110,8 +109,7 @@ def _compiled(style: str) -> Template:
 def chat_template(style: str, picture: str) -> str:
     """Return the style as a Jinja chat template, for a processor of transformers.
 
-    `picture` is what is written for a picture. Message content is text, or parts, of which the
-    pictures come first.
+    `picture` is what is written for a picture; of message content in parts the pictures come first.
     """
     names, values = ", ".join((*Style._fields, "picture")), (*STYLES[style], picture)
     return f"{{% set {names} = {', '.join(map(repr, values))} %}}{_CONVERSATION}"
@@ -131,9 +129,7 @@ _CONVERSATION = (
 def with_image(question: str, images: int = 1, picture: str = IMAGE_TOKEN) -> str:
     """Return the question with its image tokens, put first unless it places them itself.
 
-    `picture` is what is put: some models want marks round the image token.
-
-    Raises PromptError if the question places another number of pictures than there are.
+    `picture` is what is put: some models want marks round the image token. Raises PromptError.
     """
     placed = question.count(IMAGE_TOKEN)
     if placed == 0:
@@ -143,10 +139,7 @@ def with_image(question: str, images: int = 1, picture: str = IMAGE_TOKEN) -> st
 
 
 def check_images(prompt: str, images: int, token: str = IMAGE_TOKEN) -> None:
-    """Raise PromptError unless the prompt has one image token for each picture.
-
-    A model that is given image tokens and no picture answers all the same, about nothing.
-    """
+    """Raise PromptError unless the prompt has one image token for each picture."""
     placed = prompt.count(token)
     if placed == images:
         return
@@ -166,8 +159,7 @@ def check_question(prompt: Any) -> str:
 
     Half characters (lone surrogates, from text that was cut in UTF-16) become U+FFFD, two halves
     that belong together one character; control characters but line ends and tabs are left out.
-
-    Raises PromptError, with the cause, for what is no text or says nothing.
+    Raises PromptError.
     """
     if not isinstance(prompt, str):
         raise PromptError(f"{_no_text(prompt)} {_ASK}")
@@ -177,6 +169,23 @@ def check_question(prompt: Any) -> str:
         lack = "holds nothing but control characters" if prompt.strip() else "is empty"
         raise PromptError(f"The prompt {lack}. {_ASK}")
     return text
+
+
+def check_questions(prompts: Any) -> str | list[str]:
+    """Return the question for all, or a list of questions, each as `check_question` does."""
+    is_row = isinstance(prompts, Iterable) and getattr(prompts, "ndim", 1) == 1
+    if isinstance(prompts, _SINGLE) or not is_row:
+        return check_question(prompts)  # which says what it is
+    try:
+        given, questions = list(prompts), []
+    except (TypeError, ValueError, OSError):  # such as of a closed file
+        return check_question(prompts)
+    for number, prompt in enumerate(given, 1):
+        try:
+            questions.append(check_question(prompt))
+        except PromptError as error:
+            raise PromptError(f"Of {len(given)} prompts, number {number}: {error}") from None
+    return questions
 
 
 _ASK = f'Ask something: ask(image, "{DEFAULT_PROMPT}").'

@@ -41,11 +41,6 @@ TOLERATED = 1.1  # the excess, in each direction, from which LLaVA-OneVision shr
 USUAL_CONTEXT = 4096  # tokens: LLaVA-1.5's, for a config that does not say
 
 
-def format_gib(count: int | None) -> str:
-    """Write a number of bytes as GiB (2^30 bytes): `format_gib(15633743872)` is "14.56 GiB"."""
-    return "unknown" if count is None else f"{count / GIB:.2f} GiB"
-
-
 @dataclass(frozen=True)
 class Shape:
     """The sizes of a LLaVA: a language model of Llama's kind, a tower, a two-layer projector.
@@ -86,11 +81,7 @@ class Shape:
 
 
 def shape_of(config: PretrainedConfig) -> Shape:
-    """Return the sizes of the model that the config describes.
-
-    A tower that is not described as CLIP and SigLIP are counts as LLaVA-1.5's: towers are
-    small beside the language model.
-    """
+    """Return the sizes of a model; a tower of no kind known here counts as LLaVA-1.5's."""
     text = config.text_config
     heads = text.num_attention_heads
     key_heads = getattr(text, "num_key_value_heads", None) or heads
@@ -113,7 +104,7 @@ def shape_of(config: PretrainedConfig) -> Shape:
 
 
 def _tower(config: PretrainedConfig) -> dict[str, Any]:
-    """Return the part of a shape that the tower has a say in."""
+    """The part of a shape that the tower has a say in."""
     vision = config.vision_config
     patches, is_siglip = vision.image_size // vision.patch_size, "siglip" in vision.model_type
     positions = patches**2 + (not is_siglip)  # CLIP's class token
@@ -145,13 +136,14 @@ def most_tokens(grid: Any, side: int, patches: int, limit: int | None) -> int:
     """Return the most tokens that the tiles of one picture become, the whole picture not counted.
 
     `grid` are the sizes, (height, width) in pixels, to which pictures are scaled; a tile is `side`
-    pixels and `patches` patches wide. LLaVA-OneVision shrinks what is more than `limit` tiles
-    ("anyres_max_9"). Source: `pack_image_features` in transformers' llava_next and llava_onevision.
+    pixels and `patches` patches wide. Source: `pack_image_features` in transformers' llava_next and
+    llava_onevision.
     """
     sizes = [(high // side * patches, wide // side * patches) for high, wide in grid]
     most = max(rows * (columns + 1) for rows, columns in sizes)  # each row ends with one token more
     if limit is None:
         return most
+    # LLaVA-OneVision shrinks what is more than `limit` tiles ("anyres_max_9").
     return min(most, int(TOLERATED**2 * limit * patches**2) + max(rows for rows, _ in sizes))
 
 
@@ -179,14 +171,14 @@ class Work:
         return self.prefill_tokens(shape) + self.batch * self.new_tokens
 
 
-def parameters(shape: Shape) -> int:
-    """All parameters."""
-    return weights_bytes(shape, None, 1)
-
-
 def weights_bytes(shape: Shape, quantization: str | None, number: int = HALF) -> int:
     """Bytes of all weights; by part: `weights_by_part`."""
     return sum(weights_by_part(shape, quantization, number).values())
+
+
+def parameters(shape: Shape) -> int:
+    """All parameters."""
+    return weights_bytes(shape, None, 1)
 
 
 def needed_vram_bytes(shape: Shape, quantization: str | None, context_tokens: int) -> int:
@@ -197,14 +189,11 @@ def needed_vram_bytes(shape: Shape, quantization: str | None, context_tokens: in
 
 
 def needed_ram_bytes(shape: Shape, quantization: str | None, *, on_gpu: bool) -> int:
-    """Free RAM needed to load, from weight files that are mapped into memory.
+    """Return the free RAM needed to load, from weight files that are mapped into memory.
 
-    On a GPU the model passes through the RAM tensor by tensor, and the pages of mapped
-    files can be given back: room for the largest tensor in half precision, twice. On a CPU
-    the model stays in RAM, in float32 where it is not quantised; a KV cache grows on top
-    of that with every answer.
+    On a CPU that is without the KV cache, which grows on top of it with every answer.
     """
-    if on_gpu:
+    if on_gpu:  # it passes through the RAM tensor by tensor: the largest in half precision, twice
         largest = max(shape.vocabulary, shape.intermediate) * shape.hidden
         return 2 * HALF * largest + WORKING_ROOM
     return weights_bytes(shape, quantization, FULL) + WORKING_ROOM
@@ -218,7 +207,7 @@ def vram_parts(
     number: int = HALF,
     context: int = CUDA_CONTEXT,
 ) -> dict[str, int]:
-    """Return the bytes of everything: weights, cache, activations, context, what is kept free.
+    """Return the bytes of everything, by part.
 
     `number` is the bytes of an unquantised number, `context` is 0 for a model on a CPU.
     """
@@ -232,10 +221,8 @@ def vram_parts(
 def weights_by_part(shape: Shape, quantization: str | None, number: int = HALF) -> dict[str, int]:
     """Return the bytes of the weights, by the names in WEIGHTS.
 
-    `quantization` is "4bit" (NF4, double quantisation), "8bit" or None, `number` the bytes of an
-    unquantised number. Only the language model's linear layers are quantised; its norms and biases
-    are counted with them, the vector for the end of a row with the projector. A code book of 256
-    float32 numbers for each 4-bit layer is left out: 0.2 MiB in 7B.
+    Norms and biases are counted with the linear layers, the vector for the end of a row with the
+    projector. A code book of 256 float32 numbers for each 4-bit layer is left out: 0.2 MiB in 7B.
     """
     linears = sum(linear_bytes(*each, quantization, number) for each in linear_shapes(shape))
     norms = (2 * shape.layers + 1) * shape.hidden
@@ -252,11 +239,9 @@ def weights_by_part(shape: Shape, quantization: str | None, number: int = HALF) 
 
 
 def linear_shapes(shape: Shape) -> list[tuple[int, int]]:
-    """(rows, columns) of every linear layer that is quantised: those of the language model.
-
-    Attention has four (query, key, value, output; square where there are as many key heads
-    as query heads), the feed-forward part three. Biases are not quantised.
-    """
+    """(rows, columns) of every linear layer that is quantised: those of the language model."""
+    # Attention has query, key, value and output, square where there are as many key heads as query
+    # heads; the feed-forward part has three.
     square, narrow = (shape.hidden, shape.hidden), (shape.kv_width, shape.hidden)
     up, down = (shape.intermediate, shape.hidden), (shape.hidden, shape.intermediate)
     return shape.layers * [square, narrow, narrow, square, up, up, down]
@@ -274,14 +259,12 @@ def linear_bytes(rows: int, columns: int, quantization: str | None, number: int 
 
 
 def tower_parameters(shape: Shape) -> int:
-    """Parameters of the tower, with its outer norms. Each norm has weight and bias.
-
-    CLIP has a class token; SigLIP has none, and a bias of the same size for its patches.
-    """
+    """Parameters of the tower, with its outer norms. Each norm has weight and bias."""
     width, inner = shape.tower_hidden, shape.tower_intermediate
     attention = 4 * (width * width + width)
     feed_forward = 2 * width * inner + inner + width
     layer = attention + feed_forward + 2 * 2 * width
+    # CLIP has a class token; SigLIP has none, and a bias of the same size for its patches.
     embeddings = (3 * shape.patch**2 + shape.tower_positions + 1) * width  # patches, places, one
     return embeddings + shape.tower_layers * layer + 2 * shape.tower_norms * width
 
@@ -294,9 +277,8 @@ def kv_bytes_per_token(shape: Shape, number: int = HALF) -> int:
 def activation_bytes(shape: Shape, quantization: str | None, work: Work, number: int = HALF) -> int:
     """Return the most that an answer needs beside weights and cache, at its first token.
 
-    That is the language model's prefill, or the tower's turn where that takes more than prefill
-    and cache together, as it may with many tiles: the tower is done before there is a cache.
-    Attention's scores are left out: torch's fused attention does not hold them.
+    That is the language model's prefill, or the tower's turn where that takes more than prefill and
+    cache together, as it may with many tiles: the tower is done before there is a cache.
     """
     # For each token, four tensors as wide as the model (input, residual, norm, output) and three
     # as wide as the feed-forward part (gate, up, their product) or the six of attention; in 4 bits
@@ -315,11 +297,9 @@ def activation_bytes(shape: Shape, quantization: str | None, work: Work, number:
 
 
 def tower_bytes(shape: Shape, work: Work, number: int = HALF) -> int:
-    """Return what the tower's turn takes: the states of all layers, one layer's feed-forward part.
-
-    transformers before 5.23 keeps all those states until it has chosen among them; later ones
-    keep the chosen alone, and need less than this. Sources: `CLIPMLP`, `get_image_features`.
-    """
+    """What the tower's turn takes: the states of all layers, one layer's feed-forward part."""
+    # transformers before 5.23 keeps all those states until it has chosen among them, later ones the
+    # chosen alone. Sources: `CLIPMLP`, `get_image_features`.
     positions = work.batch * work.images * shape.tiles * shape.tower_positions
     states = (shape.tower_layers + 1) * shape.tower_hidden
     return number * positions * (states + 3 * shape.tower_intermediate + 2 * shape.tower_hidden)

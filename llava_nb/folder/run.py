@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import errno
 import hashlib
 import html
-import io
 import os
 import time
-from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,9 +25,8 @@ from ..inference.answer import (
     whole_number,
 )
 from ..prompts import DEFAULT_PROMPT, check_question
-from .sources import Entry, find_pictures, text_files_of
+from .sources import Entry, find_pictures, rows_by_ray, rows_here, text_files_of
 from .table import Row, Table, check_output, frame, only_one_run
-from .work import rows_by_ray, rows_here
 
 SHOWN_ERRORS = 10
 THUMBNAIL = 160  # pixels
@@ -96,8 +92,8 @@ def caption_folder(
             f"workers is {shown(given)}; it is a whole number from 1 on, or None for all that "
             "there is room for."
         )
-    flags = {"recursive": recursive, "text_files": text_files}
-    for name, value in {**flags, "recaption": recaption, "progress": progress}.items():
+    flags = {"recursive": recursive, "text_files": text_files, "recaption": recaption}
+    for name, value in {**flags, "progress": progress}.items():
         if not isinstance(value, bool):
             raise PromptError(f"{name} is {shown(value)}; it is True or False.")
     engines = {"local": rows_here, "ray": partial(rows_by_ray, workers=workers)}
@@ -114,30 +110,26 @@ def caption_folder(
             run.work(engines[engine](llava, run.remaining, asked, is_over), progress)
         finally:
             run.end()
-    counts = Counter(run.outcomes.values())
+    names = ("kept", "captioned", "failed", "not_looked_at", "not_redone")
+    counts = {name: list(run.outcomes.values()).count(name) for name in names}
+    counts["kept"] += counts["not_looked_at"] + counts["not_redone"]
     return FolderResult(
-        output=path,
-        prompt=prompt,
-        model=llava.name,
-        total=len(entries),
-        kept=counts["kept"] + counts["not_looked_at"] + counts["not_redone"],
-        captioned=counts["captioned"],
-        failed=counts["failed"],
+        path,
+        prompt,
+        llava.name,
+        **counts,
         seconds=time.perf_counter() - started,
-        not_looked_at=counts["not_looked_at"],
-        not_redone=counts["not_redone"],
         remaining_captioned=sum(run.table.caption(e.name) is not None for e in run.remaining),
         texts_left_alone=len(run.texts_left_alone),
+        total=len(entries),
         entries=tuple(entries),
     )
 
 
 class Run:
-    """One run: what became of each picture is in `outcomes`, by its name.
+    """One run: what became of each picture is in `outcomes`, by its name, as FolderResult has it.
 
-    "kept" from before, "captioned" and "failed" now; kept too are those "not_looked_at", which
-    could not be, and those "not_redone", which could not be captioned again. `texts` are the files
-    for the captions beside pictures, by the pictures' names.
+    `texts` are the files for the captions beside pictures, by the pictures' names.
     """
 
     def __init__(self, table: Table, entries: list[Entry], texts: dict[str, Path]) -> None:
@@ -210,10 +202,7 @@ class Run:
             self._write_texts(outcomes)
 
     def _write_texts(self, names: Iterable[str]) -> None:
-        """Write captions beside their pictures. Raises OSError.
-
-        A text that says something else than our captions is somebody's work: it is left alone.
-        """
+        """Write captions beside their pictures, over no text of somebody's own. Raises OSError."""
         for name in names:
             path, caption = self._texts.get(name), self.table.caption(name)
             if path is None or caption is None or self.outcomes.get(name) == "not_looked_at":
@@ -322,10 +311,7 @@ class FolderResult:
         return (self.captioned + self.failed) / self.seconds if self.seconds else 0.0
 
     def rows(self) -> list[Row]:
-        """Read the rows of these pictures, this model and this prompt, in the pictures' order.
-
-        Raises LlavaNbError if the table is no longer there.
-        """
+        """Read the rows of these pictures, in their order. Raises LlavaNbError."""
         if not self.output.exists():
             raise LlavaNbError(
                 f"The table '{plain(self.output)}' is not there. If it was moved, make the same "
@@ -342,10 +328,10 @@ class FolderResult:
     def contact_sheet(
         self, path: str | os.PathLike | None = None, *, limit: int = 100
     ) -> ContactSheet:
-        """Write a page with the first `limit` pictures and their captions.
+        """Write a page with the first `limit` pictures and their captions; it needs nothing else.
 
-        It is written beside the table, as `captions.sheet.html`, or at `path`, which ends in
-        .html; it needs nothing else and runs nothing. Raises LlavaNbError if it cannot be written.
+        It is beside the table, as `captions.sheet.html`, or at `path`, which ends in .html. Raises
+        LlavaNbError if it cannot be written.
         """
         number = whole_number(limit)
         if number is None:
@@ -411,12 +397,7 @@ class FolderResult:
 
 def _figure(row: Row, entry: Entry) -> str:
     """A picture small, if it can be read (any more), and its text."""
-    name, image, (_, picture) = html.escape(row.file), "", entry.read()
-    if not isinstance(picture, Exception):
-        picture.thumbnail((THUMBNAIL, THUMBNAIL), reducing_gap=2.0)
-        jpeg = io.BytesIO()
-        picture.save(jpeg, "JPEG", quality=85)
-        uri = f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"
-        image = f'<img src="{uri}" alt="{name}" style="max-width: 100%">'
+    name, uri = html.escape(row.file), entry.thumbnail(THUMBNAIL)
+    image = f'<img src="{uri}" alt="{name}" style="max-width: 100%">' if uri else ""
     text = html.escape(row.error if row.failed else row.caption)
     return FIGURE.format(image=image, text=text, name=name)

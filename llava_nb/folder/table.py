@@ -27,26 +27,19 @@ from ..files import flush_names, safe_cell, written_beside
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One picture and its caption.
-
-    `seconds` run from the beginning of its batch to its own last token, `tokens` are the new
-    ones, `finish` is "eos", "limit" or "failed". A failed row has no caption, and its `error`
-    says what to do; a caption with an `error` is of the picture as it was before, and the error
-    says why there is no newer one. `sha256` is the hash of the file's bytes ("" if they could not
-    be read), `bytes` its size, `modified` when it was changed: ISO 8601 in UTC, "" for an address.
-    """
+    """One picture and its caption."""
 
     file: str
     caption: str = ""
     prompt: str = ""
     model: str = ""
-    seconds: float = 0.0
-    tokens: int = 0
-    finish: str = "failed"
-    error: str = ""
-    sha256: str = ""
+    seconds: float = 0.0  # from the beginning of its batch to its own last token
+    tokens: int = 0  # new ones
+    finish: str = "failed"  # or "eos", "limit"; a failed row has no caption
+    error: str = ""  # what to do; beside a caption, why there is no newer one
+    sha256: str = ""  # of the file's bytes; "" if they could not be read
     bytes: int | None = None
-    modified: str = ""
+    modified: str = ""  # ISO 8601 in UTC, "" for an address
 
     def __post_init__(self) -> None:
         for name in TEXTS:
@@ -82,10 +75,7 @@ NEEDED = {"file", "caption", "prompt", "model", "finish"}  # what makes a table 
 
 
 class Table:
-    """The rows of an output, of which those of one prompt and model are asked for.
-
-    What is added is on the disk when `add` returns.
-    """
+    """The rows of an output, of which those of one prompt and model are asked for."""
 
     def __init__(self, output: Path, prompt: str, model: str) -> None:
         """Read the table and the journal. Raises LlavaNbError if they are not ours."""
@@ -107,10 +97,7 @@ class Table:
         return None if row is None or row.failed else row.caption
 
     def take_other_spellings(self, names: Iterable[str]) -> None:
-        """Give rows the names of these pictures where only the Unicode form differs.
-
-        A folder that moves from a Mac to another system, or back, may change it.
-        """
+        """Give rows the names of these pictures where only the Unicode form differs."""
         spellings: dict[str, list[str]] = {}
         for name in names:
             spellings.setdefault(unicodedata.normalize("NFC", name), []).append(name)
@@ -122,7 +109,7 @@ class Table:
                 self._changed = True
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Add rows of this prompt and model, in the place of earlier ones. Raises OSError.
+        """Add rows of this prompt and model, on the disk when this returns. Raises OSError.
 
         A row that failed never takes the place of one with a caption.
         """
@@ -135,7 +122,7 @@ class Table:
             self._file = open(self.journal, "ab", buffering=0)
             self._file.truncate(self.journal.read_bytes().rfind(b"\n") + 1)  # what a kill tore
             flush_names(self.journal.parent)
-        end, rest = os.fstat(self._file.fileno()).st_size, b"".join(map(_line, rows))
+        end, rest = os.fstat(self._file.fileno()).st_size, _lines(rows)
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]  # an almost full disk takes a part
@@ -174,12 +161,9 @@ class Table:
 # How rows are written to a file of each form, and read from it as dicts.
 
 
-def _line(row: Row) -> bytes:
-    return json.dumps(asdict(row), ensure_ascii=False).encode() + b"\n"
-
-
-def _write_lines(path: Path, rows: Iterable[Row]) -> None:
-    path.write_bytes(b"".join(map(_line, rows)))
+def _lines(rows: Iterable[Row]) -> bytes:
+    lines = (json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+    return "".join(lines).encode()
 
 
 def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -203,7 +187,10 @@ def _write_csv(path: Path, rows: Iterable[Row]) -> None:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for row in rows:
-            writer.writerow(asdict(row) | {name: _marked(getattr(row, name)) for name in TEXTS})
+            # What looks marked already gets a second mark, so that one can be taken off.
+            texts = {name: getattr(row, name) for name in TEXTS}
+            safe = {n: f"'{t}" if t != _unmarked(t) else safe_cell(t) for n, t in texts.items()}
+            writer.writerow(asdict(row) | safe)
 
 
 def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
@@ -222,18 +209,9 @@ def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
             yield {name: _unmarked(text) for name, text in values.items()}
 
 
-def _marked(text: str) -> str:
-    """A safe cell. What looks marked already gets a second mark, so that one can be taken off."""
-    return f"'{text}" if text != _unmarked(text) else safe_cell(text)
-
-
 def _unmarked(text: str) -> str:
     bare = text.lstrip("'")
     return text[1:] if text != bare and bare != safe_cell(bare) else text
-
-
-def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
-    frame(rows).to_parquet(path, engine="pyarrow", index=False)
 
 
 def _read_parquet(path: Path) -> Iterable[dict[str, Any]]:
@@ -247,15 +225,19 @@ def _read_parquet(path: Path) -> Iterable[dict[str, Any]]:
 # What writes a form of table, what reads it, and the library that has to be there.
 FORMATS = {
     ".csv": (_write_csv, _read_csv, "csv"),
-    ".jsonl": (_write_lines, _read_lines, "json"),
-    ".parquet": (_write_parquet, _read_parquet, "pyarrow"),
+    ".jsonl": (lambda path, rows: path.write_bytes(_lines(rows)), _read_lines, "json"),
+    ".parquet": (
+        lambda path, rows: frame(rows).to_parquet(path, index=False),
+        _read_parquet,
+        "pyarrow",
+    ),
 }
 
 
 def read_table(path: Path) -> list[Row]:
     """Return the rows of a table, none if there is none; one that is torn at the end ends before.
 
-    Raises LlavaNbError if the file cannot be read, or is no table of captions.
+    Raises LlavaNbError.
     """
     try:
         if not path.exists() or path.stat().st_size == 0:

@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from ..errors import LlavaNbError, PromptError, plain
-from ..sizes import format_gib
+from ..errors import LlavaNbError, PromptError, format_gib, plain
 
 if TYPE_CHECKING:
     import torch
@@ -99,8 +98,7 @@ class Stop(Protocol):
 class Settings:
     """How words are chosen and what ends an answer early; checked.
 
-    Numbers may come as numpy's or as text. `temperature` None is 0, as transformers' examples
-    have it; `top_p` 1 leaves no word out, as None does. Raises PromptError for what means nothing.
+    Numbers may come as numpy's or as text. Raises PromptError for what means nothing.
     """
 
     def __init__(
@@ -165,10 +163,10 @@ def takes_settings(method: Callable[..., T]) -> Callable[..., T]:
 
 @dataclass(eq=False)
 class Generation:
-    """One run of `generate`: what the model is given, and the answers as they grow, one a row.
+    """One run of `generate`, which calls it a streamer: the answers as they grow, one a row.
 
-    It is what `generate` calls a streamer. What fills up the shorter prompts of several takes no
-    place in what the model holds, so each row has the room that it would have alone, `limits`.
+    What fills up the shorter prompts of several takes no place in what the model holds, so each row
+    has the room that it would have alone, `limits`.
     """
 
     lengths: Sequence[int]  # of the prompts, in tokens
@@ -249,8 +247,7 @@ class Generation:
     def pieces(self, run: Callable[[], Any]) -> Iterator[str]:
         """Yield a single answer's text as it grows; `run`, in a thread, makes it.
 
-        Nothing runs before the first piece is asked for. Leaving the loop early ends the
-        generation and waits for it. Whatever goes wrong in the thread is raised here.
+        Leaving the loop early ends the generation and waits for it. What goes wrong is raised here.
         """
         self._queue, left = queue.SimpleQueue(), threading.Event()
         self._sent = self._certain_text()  # of what is gone on with
@@ -279,11 +276,8 @@ class Generation:
         return self.tokenizer.decode([*self.begun, *new], skip_special_tokens=True).strip()
 
     def _certain_text(self) -> str:
-        """What later tokens cannot change.
-
-        A character of several bytes may still be incomplete, and white space at the end is
-        dropped if the answer ends there.
-        """
+        """What later tokens cannot change."""
+        # A character of several bytes may be incomplete; white space may be dropped at the end.
         return self._text(self.new_ids()).rstrip("\ufffd").rstrip()
 
     def _send(self, text: str) -> None:

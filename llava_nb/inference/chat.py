@@ -15,11 +15,9 @@ from typing import Any
 from PIL import Image
 
 from ..errors import PromptError
-from ..images import open_image
 from ..prompts import check_question
 from .answer import Answer, Generation, Settings, takes_settings
-from .batch import one_or_several
-from .engine import Engine, Picture
+from .engine import Engine, Picture, one_or_several
 
 GAP = 0.02  # of the height, between two pictures
 HEIGHT = 672  # pixels, twice what LLaVA-1.5 looks at; higher pictures are made smaller
@@ -60,7 +58,7 @@ class Chat:
                     '"the left picture", or chat about each on its own.',
                     stacklevel=3,  # the line that called Llava.chat()
                 )
-                sources = [side_by_side(map(open_image, sources))]
+                sources = [side_by_side(Picture(each).images[0] for each in sources)]
             self._picture = Picture(*sources)
         self.turns: list[Turn] = []
         self.forgotten = 0
@@ -179,24 +177,21 @@ class Chat:
         return answer
 
     def _history(self, question: str, before: list[Turn]) -> list[tuple[str, str | None]]:
-        """Everything that the model is given: the turns that are not forgotten, the question."""
+        """Everything that the model is given: turns that are not forgotten, and the question."""
         given = [(turn.question, turn.answer.text) for turn in before[self.forgotten :]]
         return [*given, (question, None)]
 
     def _prepare(
         self, question: str, before: list[Turn], settings: Settings, begun: tuple[int, ...] = ()
     ) -> Generation:
-        """Return what is to be generated, with the oldest turns forgotten if they have to go.
-
-        That is so if the answer would not have the room that it may take; one that is gone on with
-        keeps what it was begun after.
-        """
+        """Return what is to be generated, with the oldest turns forgotten if they have to go."""
         started, forgotten = time.perf_counter(), self.forgotten
         while True:
             history = self._history(question, before)
             generation = self._engine.prepare(
                 self._picture, history, settings, started, whole=True, begun=begun
             )
+            # Not for an answer that is gone on with: that keeps what it was begun after.
             has_room = generation.lengths[0] + settings.max_new_tokens <= self.context
             if has_room or begun or not self.forget_oldest or self.forgotten >= len(before):
                 break
@@ -214,11 +209,7 @@ class Chat:
 
 
 def side_by_side(pictures: Iterable[Image.Image]) -> Image.Image:
-    """Return the pictures in a row, left to right, all of one height, white between them.
-
-    The height is that of the highest, at most 672 pixels, and less where the row would be wider
-    than 16,384 pixels.
-    """
+    """Return the pictures in a row, left to right, all of one height, white between them."""
     # One after the other, each made small before the next is opened.
     pictures = [
         _at_height(each, min(each.height, HEIGHT, WIDTH * each.height // each.width))

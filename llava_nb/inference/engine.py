@@ -10,27 +10,27 @@ from __future__ import annotations
 import functools
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 from transformers import DynamicCache
 
-from ..errors import ModelError
+from ..errors import ImageError, LlavaNbError, ModelError, OutOfVramError, PromptError
 from ..images import open_image
 from ..processor import Spelling, encode, encode_text, prompt_text, shrink
 from ..sizes import ANSWER_TOKENS, Work, activation_bytes, context_of, kv_bytes_per_token, shape_of
-from ..vram.free import or_out_of_vram, register, smaller_steps
+from ..vram.report import free_bytes, free_vram, or_out_of_vram, register, smaller_steps
 from ..vram.track import Peak, peak_on
-from .answer import Answer, Generation, Settings
+from .answer import Answer, Generation, Settings, check_batch_size, shown, whole_number
 from .kv_cache import (
     CACHE_ARGUMENT,
     Prefix,
     PrefixCache,
     Room,
     cache_for_batch,
-    free_bytes,
     take_layers,
 )
 
@@ -38,16 +38,19 @@ STRIP_PIXELS = 2**22
 SHORT_ANSWER = 128  # tokens; most descriptions are no longer
 UNUSED = 1.1  # times what is needed, for what lies unused between blocks
 _TEXT = ("input_ids", "attention_mask")
+# One picture, or something that holds one. Files are rows of lines to Python.
+_SINGLE = (str, bytes, bytearray, memoryview, Mapping, Image.Image)
 
 
 class Picture:
-    """What one question shows: an opened picture or several, and a fingerprint to know it again.
-
-    Takes whatever `open_image` takes. Raises ImageError.
-    """
+    """What one question shows: a picture or several, of what `open_image` takes."""
 
     def __init__(self, *sources: Any) -> None:
         self.images = [open_image(source) for source in sources]
+
+    @functools.cached_property
+    def fingerprint(self) -> bytes:
+        """What a picture is known by when it comes again."""
         # SHA-256: the quickest where the processor has instructions for it, as all of today's
         # have. In strips: `tobytes` holds what it returns twice, 0.6 GiB for the largest picture.
         pixels = hashlib.sha256()
@@ -58,15 +61,14 @@ class Picture:
                 strip = image.crop((0, top, width, min(top + rows, height)))
                 pixels.update(strip.tobytes())
             pixels.update(repr(image.size).encode())
-        self.fingerprint = pixels.digest()
+        return pixels.digest()
 
 
 class Engine:
     """A network with its processor, what it remembers, and the lock that one answer holds.
 
-    `style` is the conversation's name, None for the model's own chat template. No variable of its
-    methods holds the network itself: the frames of an error outlive it in a notebook, and
-    `close()` would free nothing.
+    No variable of its methods holds the network itself: the frames of an error outlive it in a
+    notebook, and `close()` would free nothing.
     """
 
     def __init__(
@@ -101,13 +103,25 @@ class Engine:
 
     @property
     def takes_several(self) -> bool:
-        """Whether the model was trained on several pictures in one question.
-
-        LLaVA-OneVision and LLaVA-Interleave were (the latter a "llava" on Qwen), LLaVA-1.5 was not.
-        """
+        """Whether the model was trained on several pictures in one question."""
+        # LLaVA-OneVision and LLaVA-Interleave were (the latter a "llava" on Qwen).
         config = self.network.config
         is_interleave = config.model_type == "llava" and config.text_config.model_type == "qwen2"
         return config.model_type == "llava_onevision" or is_interleave
+
+    @property
+    def views(self) -> str | None:
+        """How pictures are shown; see `Llava.views`."""
+        return getattr(self.processor.image_processor, "views", None)
+
+    @views.setter
+    def views(self, views: str) -> None:
+        if self.views is None or views not in ("one", "tiles"):
+            known = '"one" or "tiles"' if self.views else "not to be set: it knows one way only"
+            raise ModelError(f"views is {shown(views)}; for {self.name} it is {known}.")
+        with self.lock:
+            self.processor.image_processor.views = views
+            self.prefixes.clear()  # what it has read was shown otherwise
 
     @property
     def closed(self) -> bool:
@@ -120,19 +134,23 @@ class Engine:
         return context_of(self.network.config)
 
     def close(self) -> None:
-        """Let go of the model. An answer under way in another thread ends first."""
+        """Give the model's memory back. An answer under way in another thread ends first."""
         with self.lock:
             self._network = self._processor = None
             self.prefixes.clear()
+        free_vram()  # an exception of an earlier cell may still hold the model
 
     def prompt_text(self, turns: Sequence[tuple[str, str | None]], images: int) -> str:
         """Return the exact text that the model is given. Raises PromptError."""
-        return prompt_text(self.processor, turns, images, style=self.style, spelling=self.spelling)
+        if (number := whole_number(images, lowest=0)) is None:
+            raise PromptError(f"images is {shown(images)}; it is how many pictures there are.")
+        return prompt_text(self.processor, turns, number, style=self.style, spelling=self.spelling)
 
-    def shrink(self, picture: Image.Image, *, is_alone: bool = True) -> Image.Image:
-        """Return a picture in the size that the model looks at, alone in its question or not."""
-        is_original = self.spelling is not None
-        return shrink(picture, self.processor, original=is_original, is_alone=is_alone)
+    def sources(self, image: Any) -> list[Any]:
+        """Return the pictures of one question: several only for a model that takes them."""
+        if image is None:
+            return []
+        return one_or_several(image) if self.takes_several else [image]
 
     def prepare(
         self,
@@ -147,7 +165,6 @@ class Engine:
         """Return what is to be generated after questions and answers; nothing has run yet.
 
         A picture that the model remembers is not made into pixels again unless it has to be.
-        Raises PromptError.
         """
         images = [] if picture is None else picture.images
         text = self.prompt_text(turns, len(images))
@@ -168,34 +185,79 @@ class Engine:
         if picture is not None:
             end = int((ids[0] == token).nonzero()[-1]) + 1
         ids = torch.cat([ids, torch.tensor([begun], dtype=torch.long)], dim=1)
-        return self._generation(
-            [ids.shape[1]],
-            settings,
-            started,
-            ids=ids,
-            begun=begun,
-            picture=fingerprint,
-            picture_end=end,
-            see=see,
-            whole=whole,
-        )
+        rest = (ids, begun, fingerprint, end, see, whole)
+        return self._generation([ids.shape[1]], settings, started, *rest)
 
     def answer(self, generation: Generation) -> Answer:
         """Generate one answer until the end, the limit or the stop. Raises OutOfVramError."""
         peak = self.guarded(lambda: self._answer(generation), generation.limit)
         return generation.answer(0, peak.highest)
 
-    def answer_batch(
+    def ask_batch(
+        self, images: Any, questions: str | list[str], batch_size: Any, settings: Settings
+    ) -> list[Answer]:
+        """Answer all, `batch_size` at once or as many as fit; see `Llava.ask_batch`.
+
+        A step of the model reads all its weights, for one answer or for eight; so answers come
+        several times faster together.
+        """
+        size, tokenizer = check_batch_size(batch_size), self.processor.tokenizer
+        pictures = several(images)
+        if isinstance(questions, str):  # one for all
+            questions = [questions] * (1 if pictures is None else len(pictures))
+        if pictures is None:
+            pictures = [images] * len(questions)
+        if len(pictures) != len(questions):
+            raise PromptError(
+                f"There are {len(pictures)} pictures and {len(questions)} prompts. Give one prompt "
+                "for each picture, or a single one for all."
+            )
+        # Questions of similar length go together, because shorter ones are filled up.
+        lengths = [len(tokenizer(question)["input_ids"]) for question in questions]
+        waiting = sorted(range(len(pictures)), key=lengths.__getitem__)
+        answers: dict[int, Answer] = {}
+        while waiting:
+            group = waiting[:size]
+            pairs = [(pictures[place], questions[place]) for place in group]
+            try:
+                done = self._answer_group(pairs, settings)
+            except OutOfVramError as error:
+                if len(group) > 1:
+                    size = (len(group) + 1) // 2  # and no larger again: it would not fit
+                    continue
+                done = [Answer.failed(error)]
+            answers.update(zip(group, done, strict=True))
+            waiting = waiting[len(group) :]
+        return [answers[place] for place in range(len(pictures))]
+
+    def _answer_group(self, pairs: Sequence[tuple[Any, str]], settings: Settings) -> list[Answer]:
+        """Answer some at once, in their order; those that cannot be read fail alone."""
+        if settings.stop is not None and settings.stop.is_set():
+            return [Answer("", finish="stopped")] * len(pairs)
+        started, is_original = time.perf_counter(), self.spelling is not None
+        failed: dict[int, Answer] = {}
+        pictures, texts = [], []
+        # Opened as their turn comes, so that thousands take the memory of one batch.
+        for place, (image, question) in enumerate(pairs):
+            try:
+                sources = self.sources(image)
+                form = {"original": is_original, "is_alone": len(sources) == 1}
+                small = [shrink(open_image(each), self.processor, **form) for each in sources]
+                texts.append(self.prompt_text([(question, None)], len(small)))
+                pictures.append(small)
+            except LlavaNbError as error:
+                failed[place] = Answer.failed(error, seconds=time.perf_counter() - started)
+        done = iter(self._answer_texts(pictures, texts, settings, started) if texts else ())
+        return [failed.get(place) or next(done) for place in range(len(pairs))]
+
+    def _answer_texts(
         self,
         pictures: Sequence[list[Image.Image]],
         texts: Sequence[str],
         settings: Settings,
         started: float,
     ) -> list[Answer]:
-        """Answer prompts at once, each with its pictures; nothing is remembered of them.
-
-        A prompt that leaves no room for an answer fails alone. Raises OutOfVramError.
-        """
+        """Answer prompts at once; one that leaves no room for an answer fails alone."""
         inputs = encode(self.processor, pictures, texts, self.spelling)
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         generation = self._generation(lengths, settings, started)
@@ -209,7 +271,7 @@ class Engine:
         ]
         if fitting:  # without the others, for whose length they would be filled up
             rest = [[each[row] for row in fitting] for each in (pictures, texts)]
-            done = self.answer_batch(*rest, settings, started)
+            done = self._answer_texts(*rest, settings, started)
             for row, answer in zip(fitting, done, strict=True):
                 answers[row] = answer
         return answers
@@ -230,20 +292,17 @@ class Engine:
                 or_out_of_vram(work, "answering", device, forget_and_advise)
         return peak
 
-    def _generation(
-        self, lengths: Sequence[int], settings: Settings, started: float, **given: Any
-    ) -> Generation:
+    def _generation(self, lengths: Sequence[int], *given: Any, **more: Any) -> Generation:
         ends = self.network.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
-        tokenizer = self.processor.tokenizer
-        return Generation(lengths, tokenizer, ends, self.context, settings, started, **given)
+        return Generation(lengths, self.processor.tokenizer, ends, self.context, *given, **more)
 
     def _answer(self, generation: Generation) -> None:
         picture, end, whole = generation.picture, generation.picture_end, generation.whole
         ids, device = generation.ids, self.network.device
         tokens = ids.shape[1]
         room = Room(tokens + min(generation.limit, ANSWER_TOKENS), tokens + generation.limit)
-        self.prefixes.make_room(room.most, device)
+        self.prefixes.make_room(room.most, lambda: free_bytes(device))
         with torch.inference_mode():
             cache, reused = self.prefixes.start(ids[0], picture, end, room, whole=whole)
             if picture is not None and not reused:
@@ -266,11 +325,12 @@ class Engine:
 
     def _answer_batch(self, inputs: Any, generation: Generation) -> None:
         rows, padded = inputs["input_ids"].shape
-        self.prefixes.make_room(rows * (padded + generation.limit), self.network.device)
+        device = self.network.device
+        self.prefixes.make_room(rows * (padded + generation.limit), lambda: free_bytes(device))
         room = self.room_for_batch(rows, padded, generation.limit)
         with torch.inference_mode():
             cache = cache_for_batch(self.network, rows, room)
-            there = inputs.to(self.network.device, self.network.dtype)
+            there = inputs.to(device, self.network.dtype)
             self._generate(there, cache, generation)
 
     def _generate(self, inputs: Any, cache: DynamicCache, generation: Generation) -> None:
@@ -289,15 +349,43 @@ class Engine:
         )
 
     def room_for_batch(self, rows: int, padded: int, limit: int) -> Room:
-        """Return room for the longest answers that are allowed; if it is not free, for short ones.
-
-        Blocks that are full are made anew, which takes time, and memory for both.
-        """
+        """Return room for the longest answers that are allowed or, if it is not free, for short."""
         shape, size = shape_of(self.network.config), self.network.dtype.itemsize
         question = max(padded - shape.image_tokens, 0)
         work = Work(prompt_tokens=question, new_tokens=limit, batch=rows)
         needed = rows * (padded + limit) * kv_bytes_per_token(shape, size)
         needed += activation_bytes(shape, self.quantization, work, size)
+        # Blocks that are full are made anew, which takes time, and memory for both.
         free = free_bytes(self.network.device)
         is_free = free is None or UNUSED * needed <= free
         return Room(padded + (limit if is_free else min(limit, SHORT_ANSWER)), padded + limit)
+
+
+def several(images: Any) -> list[Any] | None:
+    """Return what was given as a list, or None where it is one picture or none at all.
+
+    Several are a list, a generator, a column of pandas, an array of pictures. Raises PromptError.
+    """
+    kind = type(images).__name__
+    if isinstance(images, set | frozenset):
+        raise PromptError(f"The pictures are a {kind}, which has no order: give sorted(images).")
+    if kind == "DataFrame":
+        raise PromptError('The pictures are a whole table: give one column of it, table["image"].')
+    if isinstance(images, _SINGLE) or hasattr(images, "read") or kind == "Tensor":
+        return None
+    if kind == "ndarray":
+        is_one = images.ndim < 3 or (images.ndim == 3 and images.shape[-1] in (1, 3, 4))
+        if images.dtype.kind not in "buif":  # paths, or pictures as objects
+            is_one = images.ndim == 0
+        return None if is_one else list(images)
+    return list(images) if isinstance(images, Iterable) else None
+
+
+def one_or_several(image: Any) -> list[Any]:
+    """Return a picture, or several, as a list. Raises ImageError for an empty one."""
+    images = several(image)
+    if images == []:
+        raise ImageError(
+            "There is no picture in what was given: give a picture, several of them, or None."
+        )
+    return [image] if images is None else images

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from transformers import DynamicCache, LlavaModel
 from transformers.cache_utils import DynamicLayer
-
-from ..vram.free import free_and_total
 
 KeysAndValues = tuple[torch.Tensor, torch.Tensor]
 
@@ -45,10 +43,8 @@ class PreallocatedLayer(DynamicLayer):
     transformers' own layer makes them anew, one token longer, at every step: it copies all of them
     for each token, and on a GPU leaves blocks that are too short for the next; after 1,024 tokens
     of a 13B more lies there unused than is in use. Attention is given the filled part, so the
-    numbers are the same.
-
-    `held` is what it begins with, `blocks` are used while they are long enough: one of each for
-    keys and one for values, (batch, heads, tokens, size of a head).
+    numbers are the same. `held` is what it begins with, `blocks` are used while they are long
+    enough: one of each for keys and one for values, (batch, heads, tokens, size of a head).
     """
 
     def __init__(
@@ -122,33 +118,27 @@ def cache_with_room(room: Room, layers: Iterable[KeysAndValues] = ()) -> Dynamic
 
 
 def cache_for_batch(network: Any, rows: int, room: Room) -> DynamicCache:
-    """Return a cache whose layers have all their blocks, made before the model begins.
-
-    Made while it reads, they would settle in what the activations of one layer leave behind, and
-    the next layer's would need new memory; large as a batch's are, that is much.
-    """
+    """Return a cache whose layers have all their blocks, made before the model begins."""
+    # Made while it reads, they would settle in what the activations of one layer leave behind, and
+    # the next layer's would need new memory; large as a batch's are, that is much.
     text = network.config.get_text_config()
     heads = text.num_attention_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // heads
     shape = (rows, getattr(text, "num_key_value_heads", None) or heads, room.first, width)
     block = partial(torch.empty, shape, dtype=network.dtype, device=network.device)
-    cache = DynamicCache()
-    for _ in range(text.num_hidden_layers):
-        cache.layers.append(PreallocatedLayer(room, blocks=(block(), block())))
+    cache, layers = DynamicCache(), range(text.num_hidden_layers)
+    cache.layers = [PreallocatedLayer(room, blocks=(block(), block())) for _ in layers]
     return cache
 
 
 def take_layers(cache: DynamicCache, tokens: int) -> list[KeysAndValues]:
-    """Return the first `tokens` of a cache that is not used again.
-
-    The rest of each layer is let go of before the next is copied.
-    """
+    """Return the first `tokens` of a cache that is not used again."""
 
     def alone(tensor: torch.Tensor) -> torch.Tensor:
         """A copy where the tensor would keep more than itself in memory."""
         return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
-    return [
+    return [  # the rest of each layer is let go of before the next is copied
         tuple(alone(tensor[:, :, :tokens]) for tensor in layer.hand_over())
         for layer in cache.layers
     ]
@@ -215,9 +205,9 @@ class PrefixCache:
     ) -> tuple[DynamicCache, int]:
         """Return a cache to go on from, with this room, and how many of `ids` are in it.
 
-        `whole` takes all that is shared, as a conversation does. Without it that is the
-        picture and what stands before it: a question then gives the same numbers to the
-        last bit, whatever was asked before. At least one token is left to read.
+        `whole` takes all that is shared, as a conversation does. Without it that is the picture and
+        what stands before it: a question then gives the same numbers to the last bit, whatever was
+        asked before. At least one token is left to read.
         """
         limit = len(ids) - 1 if whole else min(picture_end, len(ids) - 1)
         with self._lock:
@@ -238,10 +228,7 @@ class PrefixCache:
             return cache_with_room(room, layers), most
 
     def keep(self, prefix: Prefix) -> None:
-        """Remember a prefix in place of those that it begins with, up to the limit.
-
-        If another begins with it, that one will do.
-        """
+        """Remember a prefix, up to the limit, and none that it begins with."""
         with self._lock:
             if any(prefix.begins(kept) for kept in self._prefixes):
                 return
@@ -250,16 +237,13 @@ class PrefixCache:
             while self._prefixes and self.nbytes > self.limit_bytes:
                 self._prefixes.pop(0)
 
-    def make_room(self, tokens: int, device: Any) -> None:
-        """Forget the least recently used until `tokens` more fit in what is free.
-
-        A small rest stays: it would make no room to speak of.
-        """
+    def make_room(self, tokens: int, free_bytes: Callable[[], int | None]) -> None:
+        """Forget the least recently used until `tokens` more fit in what is free."""
         with self._lock:
             while self.nbytes > SMALL_BYTES:
                 newest = self._prefixes[-1]
                 needed = tokens * newest.nbytes // len(newest.ids) + HEADROOM_BYTES
-                free = free_bytes(device)
+                free = free_bytes()
                 if free is None or free >= needed:
                     return
                 self._prefixes.pop(0)
@@ -268,11 +252,3 @@ class PrefixCache:
         """Forget everything."""
         with self._lock:
             self._prefixes.clear()
-
-
-def free_bytes(device: Any) -> int | None:
-    """Return what is free where the model is, with what torch keeps there unused."""
-    free, _ = free_and_total(device)
-    if free is not None and torch.device(device).type == "cuda":
-        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return free

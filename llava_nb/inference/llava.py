@@ -10,11 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from ..errors import ModelError, PromptError
-from ..prompts import DEFAULT_PROMPT, DEFAULT_STYLE, build, check_question
-from ..vram.free import free_vram
-from .answer import Answer, Generation, Settings, shown, takes_settings, whole_number
-from .batch import ask_batch, sources_of
+from ..prompts import DEFAULT_PROMPT, DEFAULT_STYLE, build, check_question, check_questions
+from .answer import Answer, Generation, Settings, takes_settings
 from .chat import Chat
 from .engine import Engine, Picture
 
@@ -90,16 +87,11 @@ class Llava:
         "one" is the whole picture, in 730 tokens; "tiles" are parts of it beside, in up to 8,829,
         which show small things and take a CPU some minutes. May be set.
         """
-        return getattr(self.engine.processor.image_processor, "views", None)
+        return self.engine.views
 
     @views.setter
     def views(self, views: str) -> None:
-        if self.views is None or views not in ("one", "tiles"):
-            known = '"one" or "tiles"' if self.views else "not to be set: it knows one way only"
-            raise ModelError(f"views is {shown(views)}; for {self.name} it is {known}.")
-        with self.engine.lock:
-            self.engine.processor.image_processor.views = views
-            self.engine.prefixes.clear()  # what it has read was shown otherwise
+        self.engine.views = views
 
     @property
     def closed(self) -> bool:
@@ -177,7 +169,7 @@ class Llava:
         Raises PromptError for lengths that differ, questions that are none, or settings that mean
         nothing.
         """
-        return ask_batch(self.engine, images, prompts, batch_size, settings)
+        return self.engine.ask_batch(images, check_questions(prompts), batch_size, settings)
 
     def chat(self, image: Any = None, *, forget_oldest: bool = False) -> Chat:
         """Begin a conversation about a picture (or None), which is read once.
@@ -193,31 +185,26 @@ class Llava:
 
         Raises ModelError, or DoesNotFitError if the disk is too small.
         """
-        from ..loading.save import save_4bit
+        from ..loading.weights import save_4bit
 
         return save_4bit(self.engine, folder)
 
     def close(self) -> None:
-        """Release the model's memory. Asking afterwards raises ModelError.
+        """Release the model's memory, when an answer under way in another thread has ended.
 
-        An answer under way in another thread ends first. An exception of an earlier cell may
-        still hold the model, so it is let go of too, as `free_vram()` does it.
+        Asking afterwards raises ModelError.
         """
         self.engine.close()
-        free_vram()
 
     def prompt_text(self, prompt: str, *, images: int = 1) -> str:
         """Return the exact text that the model is given for a question about so many pictures."""
-        number = whole_number(images, lowest=0)
-        if number is None:
-            raise PromptError(f"images is {shown(images)}; it is how many pictures there are.")
-        return self.engine.prompt_text([(prompt, None)], number)
+        return self.engine.prompt_text([(prompt, None)], images)
 
     def _prepare(self, image: Any, prompt: Any, settings: Settings) -> Generation:
         started, _ = time.perf_counter(), self.engine.context  # which raises once closed
         question = check_question(prompt)  # first: a picture in its place is told at once
         if not isinstance(image, Picture):
-            sources = sources_of(self.engine, image)
+            sources = self.engine.sources(image)
             image = Picture(*sources) if sources else None
         generation = self.engine.prepare(image, [(question, None)], settings, started)
         if not generation.limit:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..catalog import all_models, all_names, find
+from ..catalog import FOR_CPU, all_models, all_names, find
 from ..errors import ModelError, plain
 from .refusals import check_config, check_parts, stored_quantization
 
@@ -31,6 +31,11 @@ class Checkpoint:
     source: str  # a folder or a hub id, as from_pretrained takes it
     reason: str
     is_folder: bool
+
+    @property
+    def is_for_cpu(self) -> bool:
+        """Whether it is the one that `load("auto")` takes for a CPU."""
+        return self.name == FOR_CPU.name
 
     @property
     def stamp(self) -> tuple:
@@ -53,7 +58,11 @@ def locate(model: str | Path) -> Checkpoint:
     """
     text = _hub_id_in(text_of(model))
     if isinstance(model, str) and text.casefold() in {name.casefold() for name in all_names()}:
-        return _by_name(text, "you asked for it by name")
+        found = find(text)
+        if found.folder is not None:
+            check_folder(found.folder)
+        reason = "you asked for it by name"
+        return Checkpoint(found.name, found.source, reason, found.folder is not None)
     folder = folder_of(text)
     if folder.exists():
         folder, name = _in_cache(folder)
@@ -66,13 +75,6 @@ def locate(model: str | Path) -> Checkpoint:
         return Checkpoint(text, text, "you gave this hub id", False)
     find(text)  # raises with the nearest name
     raise AssertionError("find() knows a name that all_names() does not")
-
-
-def _by_name(name: str, reason: str) -> Checkpoint:
-    model = find(name)
-    if model.folder is not None:
-        check_folder(model.folder)
-    return Checkpoint(model.name, model.source, reason, model.folder is not None)
 
 
 def text_of(model: object) -> str:
@@ -112,10 +114,7 @@ _NO_MODELS = ("datasets", "spaces", "collections", "models", "docs", "papers")
 
 
 def _hub_id_in(text: str) -> str:
-    """Return the hub id in the address of a model's page; other text as it is.
-
-    Raises ModelError for an address of anything else.
-    """
+    """Return the hub id in the address of a model's page; other text as it is."""
     found = _HUB.fullmatch(text)
     if not found:
         if re.match(r"\w+://", text):
@@ -155,9 +154,8 @@ def _sizes_on_hub(hub_id: str, token: str | bool) -> dict[str, int]:
     if is_offline_mode():
         return {}
     try:
-        about = HfApi(token=token).model_info(
-            hub_id, files_metadata=True, timeout=HUB_TIMEOUT_SECONDS
-        )
+        how = {"files_metadata": True, "timeout": HUB_TIMEOUT_SECONDS}
+        about = HfApi(token=token).model_info(hub_id, **how)
         return {each.rfilename: each.size or 0 for each in about.siblings or ()}
     except Exception:  # of half a dozen libraries; the download meets it again and words it
         return {}
@@ -179,14 +177,14 @@ def folder_of(text: str) -> Path:
 def _in_cache(folder: Path) -> tuple[Path, str]:
     """Return the folder of the hub's cache that is meant, and its hub id for a name.
 
-    The cache has models--OWNER--NAME/snapshots/COMMIT; the commit of the newest look at the hub
-    stands in refs/main. Any other folder is given back with its own name.
+    Any other folder is given back with its own name.
     """
+    # models--OWNER--NAME/snapshots/COMMIT; refs/main has the commit of the newest look at the hub.
     whole = folder.resolve()
     for place in (whole, *whole.parents[:2]):
         if not (place.name.startswith("models--") and (place / "snapshots").is_dir()):
             continue
-        hub_id = place.name.removeprefix("models--").replace("--", "/", 1)
+        hub_id = _hub_id_of(place)
         if whole.parent.name == "snapshots":
             return folder, hub_id
         main, commits = place / "refs" / "main", sorted((place / "snapshots").iterdir())
@@ -200,13 +198,17 @@ def _in_cache(folder: Path) -> tuple[Path, str]:
         )
     inside = sorted(whole.glob("models--*--*/snapshots")) if whole.is_dir() else []
     if inside:
-        ids = [each.parent.name.removeprefix("models--").replace("--", "/", 1) for each in inside]
+        ids = [_hub_id_of(each.parent) for each in inside]
         calls = ", ".join(f'load("{each}")' for each in ids[:4])
         raise ModelError(
             f"{folder} is the hub's cache and holds {len(ids)} models. Give one by its hub id: "
             f"{calls}."
         )
     return folder, whole.name
+
+
+def _hub_id_of(place: Path) -> str:
+    return place.name.removeprefix("models--").replace("--", "/", 1)
 
 
 def _neighbours(folder: Path) -> str:
@@ -237,7 +239,11 @@ def check_folder(folder: Path) -> None:
                 "model would be filled up with random numbers."
             )
     elif "config.json" not in here or not any(name in here for name in WEIGHT_FILES):
-        check_parts(folder.name, here, _adapter(folder))
+        try:  # which says what a LoRA adapter belongs to
+            adapter = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            adapter = None
+        check_parts(folder.name, here, adapter)
         if "config.json" in here:
             raise ModelError(
                 f"{folder} has a config.json but no weights: expected {WEIGHT_FILES[0]} or "
@@ -259,14 +265,6 @@ def shards_named(index: Path) -> dict[str, str]:
         raise ModelError(f"{index} is damaged ({error}). Fetch it again.") from error
 
 
-def _adapter(folder: Path) -> dict[str, Any] | None:
-    """Return adapter_config.json, which says what a LoRA adapter belongs to."""
-    try:
-        return json.loads((folder / "adapter_config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
 def read_config(
     checkpoint: Checkpoint,
     quantization: str | None,
@@ -277,8 +275,8 @@ def read_config(
 ) -> dict[str, Any]:
     """Return config.json as it stands, without building a model's config from it.
 
-    Raises ModelError if it cannot be had, is of a kind that load() does not read, or says that the
-    weights are stored in other bits than `quantization`. `call` is what the person called.
+    Raises ModelError if it cannot be had, or is not to be loaded with this `quantization`. `call`
+    is what the person called.
     """
     from transformers import PretrainedConfig
 
@@ -319,18 +317,13 @@ def unreachable(checkpoint: Checkpoint, error: Exception) -> str:
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """The weight files of one source: names with bytes, and how much is still to be fetched.
-
-    `format` is "safetensors" or "bin". `fetch_bytes` is 0 for a folder; for a hub id it leaves out
-    what the cache holds. `read_whole_bytes` are those files of a folder that cannot be mapped; for
-    a hub id that is not known beforehand.
-    """
+    """The weight files of one source."""
 
     source: str
-    format: str
-    files: tuple[tuple[str, int], ...]
-    fetch_bytes: int
-    read_whole_bytes: int = 0
+    format: str  # "safetensors" or "bin"
+    files: tuple[tuple[str, int], ...]  # names with bytes
+    fetch_bytes: int  # what the cache lacks of a hub id; 0 for a folder
+    read_whole_bytes: int = 0  # files of a folder that cannot be mapped
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -348,9 +341,9 @@ def weight_files(
 ) -> WeightFiles | None:
     """Look up the weight files of a folder, or, with one request, of a hub id; read none.
 
-    Other files are left out, and so are weights in a second format. `token` False means none at
-    all. Returns None where nothing can be told: there are no such files, the hub has no such
-    model or cannot be reached. Loading says what is wrong then, or loads from the cache.
+    `token` False means none at all. Returns None where nothing can be told: there are no such
+    files, the hub has no such model or cannot be reached. Loading says what is wrong then, or loads
+    from the cache.
     """
     folder = Path(source)
     if is_folder:
@@ -360,24 +353,20 @@ def weight_files(
         files = _chosen(_sizes_on_hub(source, token))
     if not files:
         return None
-    whole = fetch = 0
-    if is_folder:
-        old = (size for name, size in files if is_old_format(folder / name))
-        whole = sum(old) if files[0][0].endswith(".bin") else 0
-    else:
+    ending, whole, fetch = files[0][0].rpartition(".")[2], 0, 0
+    if is_folder and ending == "bin":
+        whole = sum(size for name, size in files if is_old_format(folder / name))
+    if not is_folder:
         fetch = sum(size for name, size in files if not _is_cached(source, name, size, cache_dir))
-    return WeightFiles(source, files[0][0].rpartition(".")[2], tuple(files), fetch, whole)
+    return WeightFiles(source, ending, tuple(files), fetch, whole)
 
 
 def _chosen(sizes: dict[str, int], folder: Path | None = None) -> list[tuple[str, int]]:
-    """Return the files that transformers takes of those that are there: a single one before shards.
-
-    In a folder the shards are those that its index names; the hub tells no index, only names.
-    """
+    """Return the files that transformers takes of those there: a single one before shards."""
     for single in WEIGHT_FILES:
         if single in sizes:
             return [(single, sizes[single])]
-        stem, suffix = single.split(".")
+        stem, suffix = single.split(".")  # the hub tells no index, only names
         shards = {name for name in sizes if re.fullmatch(rf"{stem}-\d+-of-\d+\.{suffix}", name)}
         if folder is not None:
             if f"{single}.index.json" not in sizes:
@@ -406,10 +395,7 @@ def is_old_format(file: Path) -> bool:
 
 
 def weight_names(folder: Path) -> set[str] | None:
-    """Return the names of the weights in a folder's index, or in its one file; None if neither.
-
-    Of a hub id the index is among the small files, so this is known before a weight is fetched.
-    """
+    """Return the names of the weights in a folder's index, or in its one file; None if neither."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import catalog, sizes
-from ..errors import DoesNotFitError, ModelError, PromptError, plain
+from ..errors import DoesNotFitError, ModelError, PromptError, format_gib, plain
 from ..gpu import GpuReport, check_gpu, disk_free_bytes, recommend
-from ..sizes import ACTIVATIONS, CACHE, CONTEXT, IN_WORDS, ROOM, WEIGHTS, Shape, Work, format_gib
+from ..sizes import ACTIVATIONS, CACHE, CONTEXT, IN_WORDS, ROOM, WEIGHTS, Shape, Work
 from ..vram.report import stacked_bar, table
 from .find import Checkpoint, WeightFiles, folder_of, is_auto, locate, read_config, text_of
 
@@ -205,7 +205,7 @@ def _described(model: str | Path, quantization: str | None) -> tuple[str, Shape,
     return checkpoint.name, sizes.shape_of(config), sizes.context_of(config)
 
 
-def seconds_on_cpu(shape: Shape) -> tuple[float, float]:
+def seconds_on_cpu(config: Any) -> tuple[float, float]:
     """Return about how long a first token takes on this CPU, picture included, and a later one.
 
     In float32, of a picture in one view and 30 tokens of question. The arithmetic of the first
@@ -223,6 +223,7 @@ def seconds_on_cpu(shape: Shape) -> tuple[float, float]:
             times.append(time.perf_counter() - started)
         return min(times)
 
+    shape = sizes.shape_of(config)
     places = shape.tower_positions
     linears = sum(rows * columns for rows, columns in sizes.linear_shapes(shape))
     tokens = min(shape.image_tokens, places + 1) + 30

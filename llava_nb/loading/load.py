@@ -24,16 +24,13 @@ import torch
 from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel
 
-from ..catalog import FOR_CPU
-from ..errors import LlavaNbError, ModelError, plain
+from ..errors import LlavaNbError, ModelError, format_gib, plain
 from ..gpu import GpuReport, check_gpu, recommend
 from ..inference.llava import Llava
-from ..sizes import format_gib, shape_of
-from ..vram.free import large_blocks_apart, or_out_of_vram, smaller_steps
+from ..vram.report import large_blocks_apart, or_out_of_vram, smaller_steps
 from .find import Checkpoint, is_auto, locate, read_config, unreachable
 from .fit import check_fits, check_quantization, needs, seconds_on_cpu
-from .original import with_stock_names
-from .source import Source, find_source, network_class, weight_paths
+from .source import Source, find_source, network_class, weight_paths, with_stock_names
 from .weights import (
     check_modules,
     hush_bitsandbytes,
@@ -45,14 +42,7 @@ from .weights import (
 )
 
 # Special tokens that end an answer wherever a tokenizer has them, whatever else is said.
-CHAT_ENDS = (
-    "<|im_end|>",
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|end|>",
-    "<end_of_turn>",
-    "<|end_of_text|>",
-)
+CHAT_ENDS = "<|im_end|> <|eot_id|> <|eom_id|> <|end|> <end_of_turn> <|end_of_text|>".split()
 _loaded: dict[tuple, Llava] = {}  # at most one
 
 
@@ -110,11 +100,8 @@ def _check_bitsandbytes(quantization: str | None) -> None:
 
 
 def _access(token: object, cache_dir: object) -> dict[str, Any]:
-    """Return {"token", "cache_dir"} as hub functions take them, or raise ModelError.
-
-    The token's text stands in no message. False is no token at all: None would be the one that
-    somebody saved on this machine.
-    """
+    """Return {"token", "cache_dir"} as hub functions take them, or raise ModelError."""
+    # The token's text stands in no message.
     if not (token is None or token is False or isinstance(token, str)):
         raise ModelError(
             f"token is a {type(token).__name__}; it is the text of a token, "
@@ -140,6 +127,7 @@ def _access(token: object, cache_dir: object) -> dict[str, Any]:
         if file is not None:
             raise ModelError(f"cache_dir={plain(cache_dir)}: {file} is a file. Give a folder.")
         cache_dir = str(folder)
+    # False is no token at all: None would be the one that somebody saved on this machine.
     return {"token": token.strip() if token else False, "cache_dir": cache_dir}
 
 
@@ -184,27 +172,13 @@ def _load(
     processor = source.processor()
     style = source.style(processor)
     if check:
-        check_fits(
-            checkpoint.name,
-            needs(
-                source.config,
-                source.files,
-                quantization=quantization,
-                device=device,
-                cache_dir=access["cache_dir"],
-                report=report,
-            ),
-            quantization=quantization,
-        )
+        how = {"quantization": quantization, "device": device, "cache_dir": access["cache_dir"]}
+        needed = needs(source.config, source.files, **how, report=report)
+        check_fits(checkpoint.name, needed, quantization=quantization)
     _announce(checkpoint, source, device)
-    network = read_network(
-        source,
-        access,
-        quantization,
-        dtype=dtype,
-        device_map={"": device},
-        quantization_config=None if stored else settings(quantization, dtype),
-    )
+    bits = None if stored else settings(quantization, dtype)
+    how = {"dtype": dtype, "device_map": {"": device}, "quantization_config": bits}
+    network = read_network(source, access, quantization, **how)
     check_modules(network, quantization)
     if quantization == "4bit":
         keep_scales(network)
@@ -219,18 +193,18 @@ def _load(
         spelling=source.spelling,
         source=checkpoint.source,
     )
-    if device == "cpu" and checkpoint.name == FOR_CPU.name:
+    if device == "cpu" and checkpoint.is_for_cpu:
         llava.views = "one"
     return llava
 
 
 def _announce(checkpoint: Checkpoint, source: Source, device: str) -> None:
-    """Say on stderr, as the progress bars do, what will be waited for; nothing if nothing is."""
+    """Say on stderr, as the progress bars do, what will be waited for."""
     fetched = sum(each.fetch_bytes for each in source.files)
     if fetched:
         said = f"Fetching {format_gib(fetched)} for {checkpoint.name}: {checkpoint.reason}."
         if device == "cpu":
-            first, each = seconds_on_cpu(shape_of(source.config))
+            first, each = seconds_on_cpu(source.config)
             said += f" Here, on the CPU, a first word then takes about {first:.0f} s and each word "
             said += f"after it {each:.1f} s."
         sys.stderr.write(f"llava_nb: {said}\n")
@@ -241,27 +215,21 @@ def read_network(
 ) -> PreTrainedModel:
     """Return the network with its weights, fetching them if need be.
 
-    `arguments` go to from_pretrained: dtype, device_map, quantization_config. Raises ModelError if
-    any weight is missing, left over, of another shape or damaged.
+    `arguments` go to from_pretrained: dtype, device_map, quantization_config. Raises ModelError.
     """
     checkpoint = source.places[0]
-    where, more = checkpoint.source, access
+    where, more = checkpoint.source, dict(access)
     if source.is_original:
         opened = [open_weights(weight_paths(source, place, access)) for place in source.places]
         weights, tower = (*opened, {})[:2]
         weights, differences = with_stock_names(source.raw, source.config, weights, tower)
         check_loaded(checkpoint, differences)
         where, more = None, {"state_dict": weights}
+    # check_loaded names what is mismatched
+    more |= {"config": source.config, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         network, found = or_out_of_vram(
-            lambda: network_class(source.config).from_pretrained(
-                where,
-                config=source.config,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # check_loaded names them
-                **more,
-                **arguments,
-            ),
+            lambda: network_class(source.config).from_pretrained(where, **more, **arguments),
             f"loading {checkpoint.name}",
             arguments["device_map"][""],
             lambda: smaller_steps(source.config, quantization),
@@ -281,8 +249,7 @@ def read_network(
 def check_loaded(checkpoint: Checkpoint, found: dict[str, Any]) -> None:
     """Raise ModelError if any weight was missing, left over or of another shape.
 
-    `found` is from_pretrained's loading info: names under "missing_keys", "unexpected_keys" and
-    "mismatched_keys".
+    `found` is from_pretrained's loading info.
     """
     listed = []
     for kind in ("missing", "unexpected", "mismatched"):
@@ -298,11 +265,9 @@ def check_loaded(checkpoint: Checkpoint, found: dict[str, Any]) -> None:
 
 
 def ends_of(old: GenerationConfig, source: Source, tokenizer: Any) -> GenerationConfig:
-    """Return the settings for answers: the tokens that end one, and no others of the checkpoint.
-
-    Some carry Vicuna's temperature and top_p, which greedy decoding complains about; some have no
-    padding token, of which every answer would warn.
-    """
+    """Return the settings for answers: the tokens that end one, and no others of the checkpoint."""
+    # Some carry Vicuna's temperature and top_p, which greedy decoding complains about; some have no
+    # padding token, of which every answer would warn.
     ends = _end_tokens(source, tokenizer)
     return GenerationConfig(
         bos_token_id=old.bos_token_id,
@@ -312,11 +277,9 @@ def ends_of(old: GenerationConfig, source: Source, tokenizer: Any) -> Generation
 
 
 def _end_tokens(source: Source, tokenizer: Any) -> list[int]:
-    """Return every token that ends an answer, by config.json, generation_config.json or tokenizer.
-
-    What one of them leaves out another has: copies without generation_config.json, templates that
-    close a turn with another token than the language model's own.
-    """
+    """Return every token that ends an answer, by the config files or the tokenizer."""
+    # What one of them leaves out another has: copies without generation_config.json, templates that
+    # close a turn with another token than the language model's own.
     try:
         generation = json.loads((source.folder / "generation_config.json").read_text("utf-8"))
     except (OSError, ValueError):

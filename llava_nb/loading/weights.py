@@ -1,4 +1,4 @@
-"""Weights: mapped from their files, quantised to 4 or 8 bits, and looked at once they are loaded.
+"""Weights: mapped from their files, quantised to 4 or 8 bits, looked at, and saved in 4 bits.
 
 Only the language model's linear layers are quantised. The vision tower, the projector and `lm_head`
 stay as they are, as in the recipe that this follows. That is caution, and it is cheap: tower and
@@ -10,27 +10,31 @@ nothing was lost by it in 4 bits; with fewer, what the model sees broke before w
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import os
 import pickle
+import re
+import shutil
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers.utils import logging as transformers_logging
 
-from ..errors import DoesNotFitError, ModelError
-from ..gpu import ram_bytes
-from ..sizes import GIB, format_gib
-from .find import is_old_format
+from ..errors import DoesNotFitError, ModelError, format_gib, plain
+from ..machine import disk_free_bytes, ram_bytes
+from .find import check_folder, is_old_format
 
 # transformers 5 matches these from the start of a module's full name, or at its end:
 # "vision_tower" alone, as older recipes have it, protects nothing and says nothing.
 KEPT_MODULES = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
-WORKING_ROOM = GIB // 2  # kept free beside the files that are read whole
+WORKING_ROOM = 2**29  # kept free beside the files that are read whole
 # Harmless, and repeated for every layer of every token: the first where an optional CPU kernel is
 # not installed, the second where 8 bits are used beside float32.
 _NOISE = ("Failed to load CPU gemm_4bit_forward", "MatMul8bitLt: inputs will be cast")
@@ -88,9 +92,8 @@ def settings(quantization: str | None, dtype: torch.dtype) -> Any:
 def repair_stored(stored: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     """Return a saved folder's settings with full module names and this machine's dtype.
 
-    Folders saved under transformers 4 name the kept modules "vision_tower" and
-    "multi_modal_projector". Taken at their word, those names protect nothing today, and the tower
-    is replaced by empty 4-bit layers.
+    Folders saved under transformers 4 have the short names, by which the tower is replaced by empty
+    4-bit layers.
     """
     repaired = {**stored, "llm_int8_skip_modules": list(KEPT_MODULES)}
     if "bnb_4bit_compute_dtype" in stored:
@@ -129,7 +132,7 @@ _SCALES = ("absmax", "offset", "state2", "nested")
 
 
 def keep_scales(network: Any) -> None:
-    """Remember the scales of 4-bit layers on a CPU; to be called before the first answer."""
+    """Remember the scales of 4-bit layers on a CPU, before the first answer."""
     for layer in _layers_on_cpu(network):
         state = layer.weight.quant_state
         layer.scales_as_loaded = {name: getattr(state, name, None) for name in _SCALES}
@@ -185,10 +188,26 @@ def open_weights(files: Iterable[Path]) -> dict[str, Any]:
     """
     files = list(files)
     old = [file for file in files if file.suffix == ".bin" and not _is_mappable(file)]
-    _check_room(old)
+    needed = sum(file.stat().st_size for file in old) + WORKING_ROOM
+    free = ram_bytes()[1] if old else None
+    if free is not None and needed > free:
+        raise DoesNotFitError(
+            f"{old[0].name} is in the format of torch before 1.6, which can only be read whole: "
+            f"{len(old)} such file(s) need {format_gib(needed)} of RAM and {format_gib(free)} are "
+            f"free, short by {format_gib(needed - free)}. Convert them on a machine with more "
+            'memory: torch.save(torch.load("old.bin", weights_only=True), "new.bin"), or take a '
+            'copy that has safetensors, such as load("llava-1.5-7b").'
+        )
     tensors: dict[str, Any] = {}
     for file in files:
-        found = _open_safetensors(file) if file.suffix == ".safetensors" else _open_bin(file, old)
+        if file.suffix == ".safetensors":
+            try:
+                opened = safe_open(file, framework="pt")
+                found = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            except (SafetensorError, OSError) as error:
+                raise _cut_short(file, str(error)) from error
+        else:
+            found = _open_bin(file, mmap=file not in old)
         twice = sorted(tensors.keys() & found.keys())
         if twice:
             raise ModelError(
@@ -209,37 +228,14 @@ def _is_mappable(file: Path) -> bool:
     return True
 
 
-def _check_room(old: list[Path]) -> None:
-    """Raise DoesNotFitError unless the files that must be read whole fit the free RAM."""
-    if not old:
-        return
-    needed, free = sum(file.stat().st_size for file in old) + WORKING_ROOM, ram_bytes()[1]
-    if free is not None and needed > free:
-        raise DoesNotFitError(
-            f"{old[0].name} is in the format of torch before 1.6, which can only be read whole: "
-            f"{len(old)} such file(s) need {format_gib(needed)} of RAM and {format_gib(free)} are "
-            f"free, short by {format_gib(needed - free)}. Convert them on a machine with more "
-            'memory: torch.save(torch.load("old.bin", weights_only=True), "new.bin"), or take a '
-            'copy that has safetensors, such as load("llava-1.5-7b").'
-        )
-
-
-def _open_safetensors(file: Path) -> dict[str, Any]:
-    try:
-        opened = safe_open(file, framework="pt")
-        return {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise _cut_short(file, str(error)) from error
-
-
-def _open_bin(file: Path, old: list[Path]) -> Mapping[str, torch.Tensor]:
+def _open_bin(file: Path, *, mmap: bool) -> Mapping[str, torch.Tensor]:
     no_weights = ModelError(
         f"{file} holds something else than tensors by name, or wants to run code while it is "
         "read; it was not run. Do not use files from this source. Take the model from its "
         'authors, or in safetensors: load("llava-1.5-7b").'
     )
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True, mmap=file not in old)
+        found = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise no_weights from error
     except Exception as error:  # torch's reader meets a broken file with half a dozen kinds
@@ -257,3 +253,119 @@ def _cut_short(file: Path, reason: str) -> ModelError:
         f"{file} is damaged or cut short ({first}); it has {file.stat().st_size:,} bytes. "
         "Delete it and fetch it again."
     )
+
+
+# --- saving ---------------------------------------------------------------------------------------
+#
+# A saved 13B takes 7.3 GiB where the download takes 24.9, and is not quantised at every start.
+
+SHARD_SIZE = "4GB"  # an upload to Drive that breaks off is taken up again file by file
+MARGIN_BYTES = 32 * 2**20  # tokenizer, settings and the headers of the weight files
+# Where and how the tokenizer was read, here or by others; of no use anywhere else.
+LOCAL_SETTINGS = {"name_or_path", "is_local", "local_files_only", "tokenizer_file", "vocab_file"}
+LOCAL_SETTINGS |= {"special_tokens_map_file"}
+
+
+def save_4bit(engine: Any, folder: str | Path) -> Path:
+    """Write the model and its processor to `folder`; return it as an absolute path.
+
+    It is written beside its place and renamed when it is whole, so that a save that is cut off
+    leaves nothing there. Saving does not change the model, and the files are the same whether or
+    not it has answered before. Raises what `Llava.save_4bit` raises.
+    """
+    if not isinstance(folder, (str, os.PathLike)):
+        raise ModelError(
+            f"The folder to save to is a {type(folder).__name__}; it is a path: "
+            'save_4bit("my-4bit-model").'
+        )
+    try:
+        target = Path(folder).expanduser().resolve()
+        os.fsencode(target)
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
+        raise ModelError(f"{plain(folder)} is no folder ({plain(error)}).") from error
+    with engine.lock:
+        network = engine.network
+        if engine.quantization != "4bit":
+            raise ModelError(
+                f"{engine.name} is loaded with quantization={engine.quantization!r}, and "
+                f'save_4bit() writes 4-bit models: load("{engine.name}", quantization="4bit")'
+                ".save_4bit(...)."
+            )
+        _check_place(target)
+        restore_scales(network)
+        tensors = network.state_dict().values()  # the scales of 4-bit layers are among them
+        needed = MARGIN_BYTES + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        free = disk_free_bytes(target.parent)
+        if free is not None and free < needed:
+            raise DoesNotFitError(
+                f"Saving takes {format_gib(needed)}, and {format_gib(free)} are free at "
+                f"{target.parent}. Delete something there, or choose another disk, such as Google "
+                f'Drive: save_4bit("/content/drive/MyDrive/{target.name}").'
+            )
+        beside = target.with_name(f".{target.name}.saving-{os.getpid()}")
+        try:
+            beside.mkdir(parents=True)
+            _write(network, engine.processor, beside)
+            for file in beside.iterdir():
+                with open(file, "r+b") as opened:
+                    os.fsync(opened.fileno())
+            if target.exists():  # it is empty; Windows renames onto nothing that is there
+                target.rmdir()
+            beside.rename(target)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(
+                f"The model could not be saved to {target} ({error}). Choose another folder, or "
+                "make room and save again."
+            ) from error
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    return target
+
+
+def _check_place(folder: Path) -> None:
+    """Raise ModelError unless the folder is absent or empty; delete what kills left beside it."""
+    if folder.exists() and not folder.is_dir():
+        raise ModelError(f"{folder} is a file. Give the name of a folder: save_4bit('llava-4bit').")
+    here = sorted(each.name for each in folder.iterdir()) if folder.exists() else []
+    if here:
+        raise ModelError(
+            f"{folder} holds files already ({', '.join(here[:4])}), and save_4bit() replaces "
+            f"nothing. Choose a new folder, such as save_4bit({str(folder / 'llava-4bit')!r}), or "
+            "delete this one first."
+        )
+    pattern = re.compile(rf"\.{re.escape(folder.name)}\.saving-(\d+)")
+    for each in folder.parent.iterdir() if folder.parent.is_dir() else ():
+        found = pattern.fullmatch(each.name)  # a process that runs may be writing
+        if found and (int(found[1]) == os.getpid() or not psutil.pid_exists(int(found[1]))):
+            shutil.rmtree(each, ignore_errors=True)
+
+
+def _write(network: Any, processor: Any, folder: Path) -> None:
+    # The processor comes first and the weights last: what is cut short then, as a copy or an upload
+    # may be, lacks weights, and `load()` refuses a folder that lacks weights.
+    # save_pretrained() gives the weights their published names, which every version reads, by
+    # undoing what was done on reading. It stops at the packing of 4-bit weights, which needs no
+    # undoing (transformers 5.0 to 5.23; pull request 45743 of huggingface/transformers).
+    conversions = getattr(network, "_weight_conversions", None)
+    if conversions is not None:
+        network._weight_conversions = [each for each in conversions if _can_be_undone(each)]
+    processor.save_pretrained(folder)
+    settings = folder / "tokenizer_config.json"
+    content = json.loads(settings.read_text("utf-8"))
+    content = {key: value for key, value in content.items() if key not in LOCAL_SETTINGS}
+    settings.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    with no_bars():
+        network.save_pretrained(folder, max_shard_size=SHARD_SIZE)
+    mode = (folder / "config.json").stat().st_mode
+    for file in folder.iterdir():
+        with contextlib.suppress(OSError):  # not every disk has modes
+            file.chmod(mode)  # safetensors lets only the owner read
+    check_folder(folder)
+
+
+def _can_be_undone(conversion: Any) -> bool:
+    try:
+        conversion.reverse_transform()
+    except NotImplementedError:
+        return False
+    return True

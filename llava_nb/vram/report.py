@@ -1,20 +1,34 @@
-"""`vram_report()`: where the memory is at this moment, by part of the loaded model.
+"""Where the memory is, `vram_report()`; having it back, `free_vram()`; and when it ran out.
 
-On a machine without a GPU the same in RAM.
+Of the GPU, or of the RAM where a model is not on one. In a notebook an exception keeps every tensor
+of its frames until something lets go of it, so without a repair every later cell runs out of memory
+too. What was displayed (`Out`, `_`) and variables are the person's own: `del name`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import html
-from collections.abc import Iterator, Sequence
+import platform
+import sys
+import traceback
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import ModelError
+from ..catalog import known_models
+from ..errors import ModelError, OutOfVramError, format_gib
 from ..machine import own_ram_bytes, ram_bytes
-from ..sizes import CUDA_CONTEXT, GIB, IN_WORDS, WEIGHTS, format_gib, kv_bytes_per_token, shape_of
-from .free import open_engines
+from ..sizes import CUDA_CONTEXT, GIB, IN_WORDS, WEIGHTS, kv_bytes_per_token, parameters, shape_of
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+T = TypeVar("T")
+_engines: weakref.WeakKeyDictionary[Any, None] = weakref.WeakKeyDictionary()
 # Where a weight belongs, by the start of its name; the rest is the language model.
 _STARTS = {
     "model.vision_tower.": "vision tower",
@@ -29,10 +43,24 @@ _OTHERS = {
     "RAM": ("the rest of this process", "mapped files"),
 }
 
-# Hues far apart, each light enough for dark themes and dark enough for light ones. Text has no
-# colour of its own: the page's suits its theme.
+# Hues far apart, for dark themes and light ones. Text has the page's colour, which suits its theme.
 HUES = (210, 30, 130, 280, 0, 175, 55, 320, 90, 245)
 FREE = "hsla(0, 0%, 50%, 0.15)"
+# What libraries say that have no exception of their own for it: torch on a CPU, cuBLAS and cuDNN.
+_WORDS = ("CUDA out of memory", "CUDA error: out of memory", "DefaultCPUAllocator", "ALLOC_FAILED")
+M_MMAP_THRESHOLD = -3  # of mallopt(3)
+WHILE_LOADING = 2**18  # bytes from which a block is taken from the system
+AFTERWARDS = 32 * 2**20  # the most that glibc itself raises it to
+
+
+def register(engine: Any) -> None:
+    """Note a loaded model's engine; it is not kept alive by that."""
+    _engines[engine] = None
+
+
+def open_engines() -> list[Any]:
+    """Return the engines of the models that are loaded and not closed, the newest last."""
+    return [engine for engine in list(_engines) if not engine.closed]
 
 
 @dataclass(frozen=True)
@@ -106,9 +134,8 @@ class VramReport:
 def vram_report(llava: Any = None) -> VramReport:
     """Say where the memory of the GPU is, or of this machine if it has none.
 
-    `llava` is a loaded model, by default the one loaded last that is still open, if any. Looks at
-    the GPU that the model is on, else at torch's current one, and starts CUDA for that. Raises
-    ModelError for anything but a model.
+    `llava` is a loaded model, by default the one loaded last that is still open, if any. It is the
+    GPU that the model is on, else torch's current one. Raises ModelError for anything but a model.
     """
     import torch
 
@@ -125,13 +152,9 @@ def vram_report(llava: Any = None) -> VramReport:
         network, parts = engine.network, bytes_by_part(engine.network)
         if engine.prefixes.nbytes:
             parts[REMEMBERED] = engine.prefixes.nbytes
-        about = {
-            "model": f"{engine.name} {IN_WORDS[engine.quantization]}",
-            "parts": parts,
-            "kv_bytes_per_token": kv_bytes_per_token(
-                shape_of(network.config), network.dtype.itemsize
-            ),
-        }
+        per_token = kv_bytes_per_token(shape_of(network.config), network.dtype.itemsize)
+        model = f"{engine.name} {IN_WORDS[engine.quantization]}"
+        about = {"model": model, "parts": parts, "kv_bytes_per_token": per_token}
     is_gpu = torch.cuda.is_available()
     if not is_gpu or (network is not None and network.device.type != "cuda"):
         total, free = ram_bytes()
@@ -189,14 +212,10 @@ def in_gib(count: int | None) -> str:
 def table(rows: Sequence[tuple[str, int | None, str]]) -> str:
     """Write (name, bytes, note) as aligned lines; a name that is empty is a ruled line."""
     width = max(len(name) for name, _, _ in rows)
-    lines = []
-    for name, count, note in rows:
-        if not name:
-            lines.append("-" * (width + 13))
-            continue
-        line = f"{name:<{width}}{in_gib(count):>13}"
-        lines.append(f"{line}  {note}" if note else line)
-    return "\n".join(lines)
+    return "\n".join(
+        f"{name:<{width}}{in_gib(count):>13}  {note}".rstrip() if name else "-" * (width + 13)
+        for name, count, note in rows
+    )
 
 
 def stacked_bar(
@@ -204,24 +223,24 @@ def stacked_bar(
 ) -> str:
     """Return HTML: `rows` side by side, as wide as they are of `whole` bytes, and a legend.
 
-    Where the rows together are more than the whole, the bar is drawn to their sum and a
-    line marks where the whole ends. All text is escaped; screen readers get the
-    numbers from the bar's label.
+    Where the rows together are more than the whole, the bar is drawn to their sum and a line marks
+    where the whole ends. Screen readers get the numbers from the bar's label.
     """
-    used = sum(max(count, 0) for _, count in rows)
+    rows = [(name, max(count, 0)) for name, count in rows]
+    used = sum(count for _, count in rows)
     span = max(used, whole, 1)
-    label = f"{title}: {', '.join(f'{name} {in_gib(max(count, 0))}' for name, count in rows)}; "
+    label = f"{title}: {', '.join(f'{name} {in_gib(count)}' for name, count in rows)}; "
     label += f"{format_gib(used)} of {format_gib(whole)} ({whole_name})"
     coloured = [
-        (name, max(count, 0), f"hsl({HUES[place % len(HUES)]}, 55%, 55%)")
+        (name, count, f"hsl({HUES[place % len(HUES)]}, 55%, 55%)")
         for place, (name, count) in enumerate(rows)
     ]
     if whole > used:
         coloured.append(("free", whole - used, FREE))
     pieces = legend = ""
     for name, count, colour in coloured:
-        name, size, percent = html.escape(name), in_gib(count), 100 * count / span
-        style = f"width: {percent:.2f}%; background: {colour}"
+        name, size = html.escape(name), in_gib(count)
+        style = f"width: {100 * count / span:.2f}%; background: {colour}"
         pieces += f'<span title="{name}: {size}" style="{style}"></span>'
         legend += (
             f'<tr><td style="background: {colour}; width: 1em"></td><td style="text-align: left">'
@@ -240,3 +259,191 @@ def stacked_bar(
         f'">{pieces}</div><div>{html.escape(note)}</div>'
         f'<table style="margin-left: 0; color: inherit">{legend}</table>'
     )
+
+
+@dataclass(frozen=True)
+class FreedVram:
+    """What `free_vram` brought back, in bytes; None is unknown."""
+
+    memory: str  # "VRAM" or "RAM"
+    allocated_bytes: int | None  # what tensors no longer take
+    reserved_bytes: int | None  # what the process gave back; in RAM the same
+    free_bytes: int | None  # now
+    total_bytes: int | None
+
+    def __str__(self) -> str:
+        counts = (self.reserved_bytes, self.free_bytes, self.total_bytes)
+        back, free, total = map(format_gib, counts)
+        return f"{back} of {self.memory} came back; {free} of {total} are free."
+
+
+def free_vram() -> FreedVram:
+    """Give back all memory that nobody uses, and say how much came back.
+
+    Lets go of what an exception in an earlier cell holds (`%debug` has nothing to show afterwards),
+    of what loaded models remember of pictures, and of blocks that torch or the heap keep unused.
+    The models themselves stay; `Llava.close()` releases one. Without a GPU that torch has used, the
+    numbers are those of the RAM.
+    """
+    memory, *before = _held()
+    forget_exceptions()
+    for engine in open_engines():
+        engine.prefixes.clear()
+    gc.collect()
+    empty_cache()
+    _glibc("malloc_trim", 0)  # the holes in the heap, also between blocks in use
+    _, *now = _held()
+    came_back = (
+        None if None in (was, held) else max(was - held, 0)
+        for was, held in zip(before, now, strict=True)
+    )
+    return FreedVram(memory, *came_back, *free_and_total("cuda" if memory == "VRAM" else "cpu"))
+
+
+def _torch_on_gpu() -> Any:
+    """torch if it is there and has started CUDA, else None; imports and starts nothing."""
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and torch.cuda.is_initialized() else None
+
+
+def _held() -> tuple[str, int | None, int | None]:
+    """Which memory counts, what is allocated in it and what is taken, on all GPUs together."""
+    torch = _torch_on_gpu()
+    if torch is None:
+        return "RAM", *[own_ram_bytes()[0]] * 2
+    gpus = range(torch.cuda.device_count())
+    allocated = sum(torch.cuda.memory_allocated(gpu) for gpu in gpus)
+    return "VRAM", allocated, sum(torch.cuda.memory_reserved(gpu) for gpu in gpus)
+
+
+def empty_cache() -> None:
+    """Give torch's unused blocks back to the GPU, and those of processes that have ended."""
+    torch = _torch_on_gpu()
+    if torch is not None:
+        torch.cuda.empty_cache()
+        torch.cuda.ipc_collect()
+
+
+def free_and_total(device: Any) -> tuple[int | None, int | None]:
+    """Return free and total bytes where a device computes: its VRAM, or the RAM."""
+    if str(device).partition(":")[0] == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info(device if ":" in str(device) else None)
+    total, free = ram_bytes()
+    return free, total
+
+
+def free_bytes(device: Any) -> int | None:
+    """Return what is free where a device computes, with what torch keeps there unused."""
+    free, _ = free_and_total(device)
+    if free is not None and str(device).startswith("cuda"):
+        torch = sys.modules["torch"]
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free
+
+
+def or_out_of_vram(
+    work: Callable[[], T], doing: str, device: Any, steps: Callable[[], list[str]]
+) -> T:
+    """Return what `work` returns; an out-of-memory in it becomes an OutOfVramError.
+
+    `doing` is what is under way ("answering"), `steps` gives what to try next, nearest first.
+    """
+    try:
+        return work()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        choices = [*steps(), "free what else is held, llava_nb.free_vram()"]
+        forget_frames(error)
+    # Only here, when the old error has gone: as the context of the new one it would stay, with all
+    # its tensors.
+    gc.collect()
+    empty_cache()
+    free, total = free_and_total(device)
+    where = "GPU" if str(device).startswith("cuda") else "machine"
+    raise OutOfVramError(
+        f"The {where} ran out of memory while {doing}. The memory of the attempt has been given "
+        f"back: {format_gib(free)} of {format_gib(total)} are free now. "
+        f"Next: {'; or '.join(choices)}."
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out, on a GPU or in RAM."""
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    return any(words in str(error) for words in _WORDS)
+
+
+def smaller_steps(
+    config: PretrainedConfig, quantization: str | None, answer_tokens: int = 0
+) -> list[str]:
+    """Return what takes less memory than this model and this answer, the nearest first."""
+    here = parameters(shape_of(config))
+    smaller = [each.name for each in known_models() if each.parameters < here]
+    steps = {
+        f"ask for a shorter answer, max_new_tokens={answer_tokens // 2}": answer_tokens > 1,
+        'load the model in 4 bits, load(..., quantization="4bit")': quantization != "4bit",
+        f'load a smaller model, load("{smaller[-1] if smaller else ""}")': smaller,
+    }
+    return [step for step, helps in steps.items() if helps]
+
+
+def forget_exceptions() -> None:
+    """Clear what Python and IPython keep of the last exception."""
+    # Measured on IPython 7.34.0 and 9.18.1: the frames are held by `sys.last_*`, by the printer of
+    # tracebacks, and by the result of the last cell; unless all are cleared, nothing is free.
+    module = sys.modules.get("IPython")  # which is not imported for it
+    shell = module.get_ipython() if module is not None else None
+    for place, names in {
+        None: ["last_exc", "last_value", "last_traceback", "last_type"],
+        "InteractiveTB": ["tb"],
+        "SyntaxTB": ["tb", "last_syntax_error"],
+        "last_execution_result": ["error_in_exec", "error_before_exec"],
+    }.items():
+        keeper = getattr(shell, place, None) if place else sys
+        for name in names:
+            kept = getattr(keeper, name, None)
+            if isinstance(kept, BaseException):
+                forget_frames(kept)
+            if keeper is sys and hasattr(sys, name):
+                delattr(sys, name)
+            elif kept is not None:
+                setattr(keeper, name, None)
+
+
+def forget_frames(error: BaseException) -> None:
+    """Clear the frames of an exception and of those that led to it, but those still running."""
+    waiting, seen = [error], set()
+    while waiting:
+        each = waiting.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        traceback.clear_frames(each.__traceback__)
+        each.__traceback__ = None
+        waiting += [each.__cause__, each.__context__]
+
+
+# glibc takes large blocks straight from the system and returns them when they are freed; but each
+# time one is freed it raises the size from which a block counts as large, up to 32 MiB. The tensors
+# of a 4-bit model are just below that: they come out of the heap, and what is freed between them
+# stays with the process. Measured on a CPU with 2 GB of weights, for a model of 600 MB: in one
+# safetensors file 1,817 MB at the peak, and 729 MB with the size held; in eight files 881 MB with
+# it held at 4 MiB, 855 at 1 MiB, 728 at 256 KiB, 731 at 64 KiB. (M_MMAP_THRESHOLD in mallopt(3).)
+@contextlib.contextmanager
+def large_blocks_apart() -> Iterator[None]:
+    """Keep blocks of 256 KiB and more out of the heap for as long as this lasts."""
+    _glibc("mallopt", M_MMAP_THRESHOLD, WHILE_LOADING)
+    try:
+        yield
+    finally:
+        _glibc("mallopt", M_MMAP_THRESHOLD, AFTERWARDS)
+
+
+def _glibc(function: str, *arguments: int) -> None:
+    if platform.libc_ver()[0] == "glibc":
+        getattr(ctypes.CDLL(None), function)(*arguments)

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from ..errors import LlavaNbError, plain
+from ..errors import LlavaNbError, format_gib, plain
 from ..machine import own_ram_bytes
-from ..sizes import GIB, format_gib
 
 if TYPE_CHECKING:
     import numpy
@@ -74,8 +73,11 @@ class VramLog(Sequence):
     def __getitem__(self, place: int) -> Track:
         return self._tracks[place]
 
+    def _in_order(self) -> list[Track]:
+        return sorted(self, key=lambda track: track.started)
+
     def __str__(self) -> str:
-        tracks = sorted(self, key=lambda track: track.started)
+        tracks = self._in_order()
         if not tracks:
             return "Nothing tracked yet. Write: with track_vram('load'): ..."
         labels = ["  " * track.depth + track.label for track in tracks]
@@ -92,16 +94,16 @@ class VramLog(Sequence):
 
         The line in a box goes from what was held at the start to what was held at the end.
         """
-        known = [track for track in self if track.peak_bytes is not None]
-        known.sort(key=lambda track: track.started)
+        known = [track for track in self._in_order() if track.peak_bytes is not None]
         figure, ((axes,),) = closed_figure((8, 3.5))
         zero = known[0].started if known else 0.0
         end = max((track.started + track.seconds - zero for track in known), default=1.0)
-        highest = max((track.peak_bytes for track in known), default=0) / GIB
+        highest = max((track.peak_bytes for track in known), default=0) / 2**30
         for number, track in enumerate(known):
             left, indent, colour = track.started - zero, "  " * track.depth, f"C{number % 10}"
             width = max(track.seconds, end / 200)  # or a short one could not be seen
-            peak, line = track.peak_bytes / GIB, (track.start_bytes / GIB, track.end_bytes / GIB)
+            counts = (track.peak_bytes, track.start_bytes, track.end_bytes)
+            peak, *line = (count / 2**30 for count in counts)
             axes.bar(left, peak, width, align="edge", color=colour, alpha=0.25, edgecolor=colour)
             axes.plot([left, left + width], line, color=colour, linewidth=2)
             text = f"{indent}{track.label}\n{indent}{peak:.2f} GiB"
@@ -132,10 +134,7 @@ _open: list[Tracking] = []  # the trackers around whoever starts next
 
 
 class Tracking:
-    """A stretch that is measured: `start_bytes` at once; after its end `result`, a `Track`.
-
-    `peak_bytes`, `end_bytes`, `seconds` and the rest of the result can be had from here too.
-    """
+    """A stretch that is measured; after its end it has all that its `result`, a `Track`, has."""
 
     def __init__(self, label: str, start_bytes: int | None) -> None:
         self.label, self.start_bytes = label, start_bytes
@@ -156,9 +155,9 @@ def track_vram(
 ) -> contextlib.AbstractContextManager[Tracking]:
     """Measure a stretch: `with track_vram("load") as track: ...`, then `track.peak_bytes`.
 
-    Also a decorator: `@track_vram("load")`. What was measured is added to `log` too, by default
-    to one of this session. What goes wrong inside is passed on, and measured.
-    Raises LlavaNbError for a label that is no text, or a log that is no VramLog.
+    Also a decorator: `@track_vram("load")`. What was measured is added to `log` too, by default to
+    one of this session. What goes wrong inside is passed on, and measured. Raises LlavaNbError for
+    a label that is no text, or a log that is no VramLog.
     """
     if not isinstance(label, str):
         kind = "the function itself" if callable(label) else type(label).__name__

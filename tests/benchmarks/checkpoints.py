@@ -31,11 +31,11 @@ from transformers import (
 from llava_nb import Llava, check_gpu
 from llava_nb.catalog import find
 from llava_nb.loading.load import device_and_dtype
-from llava_nb.loading.original import expected_shapes
+from llava_nb.loading.source import expected_shapes
 from llava_nb.loading.weights import check_modules, hush_bitsandbytes, keep_scales, settings
 from llava_nb.processor import build_processor, prompt_style
 from llava_nb.sizes import HALF, Shape
-from llava_nb.vram.free import large_blocks_apart
+from llava_nb.vram.report import large_blocks_apart
 
 PARITY = Path(__file__).parents[1] / "data" / "parity"  # its tokenizer has 640 pieces
 ORIGINAL, CLIP = PARITY / "llava-v1.5-tiny", PARITY / "tiny-clip-vit"

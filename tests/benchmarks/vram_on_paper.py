@@ -30,8 +30,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import LlavaForConditionalGeneration
 
 from llava_nb import estimate_vram, example_picture, open_image
-from llava_nb.inference import kv_cache
 from llava_nb.sizes import CONTEXT, GIB, NF4_BLOCK, NF4_SCALES_PER_FLOAT
+from llava_nb.vram import report
 
 # torch's native allocator with its default settings: c10/cuda/CUDACachingAllocator.cpp
 # (kMinBlockSize, kSmallSize, kSmallBuffer, kLargeBuffer, kMinLargeAlloc, kRoundLarge).
@@ -244,7 +244,7 @@ def count(name: str, stored: str, tokens: Sequence[int], rows: int) -> Iterator[
     yield f"{name} {stored}, loaded", weights, blocks.allocated, blocks.peak_reserved
     blocks.take(CUBLAS)
     memory = mock.Mock(side_effect=lambda device: (FREE - blocks.reserved, FREE))
-    free = mock.patch.object(kv_cache, "free_and_total", memory)
+    free = mock.patch.object(report, "free_and_total", memory)
     for number in tokens:
         blocks.peak_allocated, blocks.peak_reserved = blocks.allocated, blocks.reserved
         with measure.exactly(llava, number), attention_fused(), free, OnPaper(blocks):

@@ -153,7 +153,7 @@ def test_others_read_the_table(folder, paths, tmp_path):
 def test_large_pictures_go_to_the_model_in_small_batches(folder, tmp_path, monkeypatch):
     llava = FakeLlava()
     run(folder, tmp_path / "a.csv", llava, batch_size=3)
-    monkeypatch.setattr("llava_nb.folder.work.BATCH_PIXELS", 2 * 64)
+    monkeypatch.setattr("llava_nb.folder.sources.BATCH_PIXELS", 2 * 64)
     run(folder, tmp_path / "b.csv", llava, batch_size=3)
     assert llava.asked == [3, 1, 2, 2]
 

@@ -22,8 +22,8 @@ from transformers import LlavaForConditionalGeneration
 from llava_nb import ModelError, OutOfVramError, free_vram, load
 from llava_nb.loading.load import release
 from llava_nb.sizes import GIB
-from llava_nb.vram import free
-from llava_nb.vram.free import or_out_of_vram, smaller_steps
+from llava_nb.vram import report as free
+from llava_nb.vram.report import or_out_of_vram, smaller_steps
 
 ROOT = Path(__file__).parents[2]
 linux_only = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
@@ -298,7 +298,7 @@ def anonymous():
 """
 STAYS = """
 import torch
-from llava_nb.vram.free import large_blocks_apart
+from llava_nb.vram.report import large_blocks_apart
 first = torch.ones(6 * 2**20); del first  # raises glibc's threshold to 24 MiB
 with large_blocks_apart():
     before, kept = anonymous(), []

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from llava_nb import LlavaNbError, check_gpu, machine
+from llava_nb.errors import format_gib
 from llava_nb.gpu import GpuReport, compute_dtype_name, recommend
-from llava_nb.sizes import GIB, format_gib
+from llava_nb.sizes import GIB
 
 T4 = {"name": "Tesla T4", "capability": (7, 5), "memory": (15 * GIB, 14 * GIB)}
 A100 = {"name": "NVIDIA A100-SXM4-40GB", "capability": (8, 0), "memory": (40 * GIB, 39 * GIB)}

@@ -21,7 +21,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from llava_lessons.tiny.scenes import draw, sample_scene
 from llava_nb import DoesNotFitError, ModelError, load
-from llava_nb.loading import save
+from llava_nb.loading import weights as save
 from llava_nb.loading.load import release
 from llava_nb.loading.weights import KEPT_MODULES, check_modules
 
