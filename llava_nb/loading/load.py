@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel
 
-from ..catalog import FOR_CPU
+from ..catalog import FOR_CPU, all_models
 from ..errors import LlavaNbError, ModelError, plain
 from ..gpu import GpuReport, check_gpu, recommend
 from ..inference.llava import Llava
@@ -229,6 +229,8 @@ def _announce(checkpoint: Checkpoint, source: Source, device: str) -> None:
     fetched = sum(each.fetch_bytes for each in source.files)
     if fetched:
         said = f"Fetching {format_gib(fetched)} for {checkpoint.name}: {checkpoint.reason}."
+        if licence := {each.name: each.licence for each in all_models()}.get(checkpoint.name):
+            said += f" Its licence: {licence}."
         if device == "cpu":
             first, each = seconds_on_cpu(shape_of(source.config))
             said += f" Here, on the CPU, a first word then takes about {first:.0f} s and each word "
