@@ -16,7 +16,7 @@ from typing import Any
 
 from ..catalog import all_models, all_names, find
 from ..errors import ModelError, plain
-from .refusals import check_config, check_parts, stored_quantization
+from .refusals import check_config, check_later, check_parts, stored_quantization
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = tuple(f"{name}.index.json" for name in WEIGHT_FILES)
@@ -282,6 +282,8 @@ def read_config(
     """
     from transformers import PretrainedConfig
 
+    if not checkpoint.is_folder:
+        check_later(checkpoint.source)
     try:
         config, _ = PretrainedConfig.get_config_dict(
             checkpoint.source, token=token, cache_dir=cache_dir
