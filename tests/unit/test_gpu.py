@@ -442,7 +442,12 @@ def test_the_largest_that_fits_is_recommended(check, free_gib, chosen):
     ("gpus", "reason"),
     [
         ([], "there is no CUDA GPU, and llava-onevision-0.5b, which a CPU can run, cannot be had"),
-        ([T4 | {"memory": (15 * GIB, 3 * GIB)}], "has only 3.00 GiB of VRAM free"),
+        (
+            [T4 | {"memory": (15 * GIB, 3 * GIB)}],
+            "has only 3.00 GiB of VRAM free, and llava-onevision-0.5b, which takes less, needs "
+            "4.35 GiB of VRAM in 4 bits, and 3.00 GiB are free",
+        ),
+        ([T4 | {"memory": (15 * GIB, 5 * GIB)}], "which takes less, cannot be had (HF_HUB_OFFLINE"),
     ],
 )
 def test_without_enough_vram_the_embedded_model_is_recommended(check, gpus, reason):
@@ -468,6 +473,14 @@ def test_without_a_gpu_a_small_real_model_is_recommended(monkeypatch, problem, r
     recommendation = recommend(GpuReport(**ROOM | room))
     assert (recommendation.model, reason in recommendation.reason) == (model, True), recommendation
     assert recommendation.quantization == ("4bit" if model == "tiny" else None)
+
+
+def test_a_gpu_too_small_for_llava_1_5_gets_the_small_model_in_4_bits(check, monkeypatch):
+    monkeypatch.setattr(machine, "hub_problem", lambda hub_id: None)
+    for free_gib in (4.5, 6.1):
+        chosen = recommend(check(T4 | {"memory": (15 * GIB, int(free_gib * GIB))}))
+        assert (chosen.model, chosen.quantization) == ("llava-onevision-0.5b", "4bit")
+        assert f"only {free_gib:.2f} GiB of VRAM free; it is a real LLaVA" in chosen.reason
 
 
 def test_the_hub_is_not_asked_where_there_is_a_gpu(check, monkeypatch):
