@@ -235,13 +235,14 @@ def test_a_copy_without_the_fields_that_matter(member, tmp_path):
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     settings = json.loads((tmp_path / "processor_config.json").read_text())
-    template = (tmp_path / "chat_template.jinja").read_text()
-    for name in ("processor_config.json", "chat_template.jinja"):
-        (tmp_path / name).unlink()
+    if (tmp_path / "chat_template.jinja").exists():
+        template = {"chat_template": (tmp_path / "chat_template.jinja").read_text()}
+        (tmp_path / "chat_template.jinja").unlink()
+        (tmp_path / "chat_template.json").write_text(json.dumps(template))
+    (tmp_path / "processor_config.json").unlink()
     kept = ("image_mean", "image_std", "image_processor_type")
     pixels = {key: settings["image_processor"][key] for key in kept}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(pixels))
-    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
     llava, picture = load(tmp_path), PICTURES["landscape"]
     answer = llava.ask(picture, QUESTION, max_new_tokens=4)
     assert answer.ids == stock_answer(llava, processor, picture, 4)

@@ -23,6 +23,11 @@ WITHOUT_TEMPLATE = {
     "llava-1.6-vicuna": "vicuna_v1",
     "llava-1.6-mistral": "mistral_instruct",
     "llava-onevision": "chatml",
+    "llava-interleave": "chatml",
+    "joycaption": "llama_3",
+    "llava-llama-3": "llama_3",
+    "llama3-llava-next": "llava_llama_3",
+    "tiny-llava": "vicuna_v1",
 }
 
 
@@ -39,12 +44,13 @@ def test_the_prompt_is_the_published_template_and_for_1_5_what_it_was_trained_wi
 
 def test_without_a_template_it_is_what_the_model_was_trained_with(folder):
     name, path = folder
-    (path / "chat_template.jinja").unlink()
+    (path / "chat_template.jinja").unlink(missing_ok=True)
     llava = load(path)
     style = WITHOUT_TEMPLATE[name]
     asked = FAMILY[name].asked.format(QUESTION)
     if style is not None:
         asked = prompts.build([(f"<image>\n{QUESTION}", None)], style)
+        asked = asked.replace("<image>", FAMILY[name].image_token)
     assert (llava.style, llava.prompt_text(QUESTION)) == (style, asked)
 
 
