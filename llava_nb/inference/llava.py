@@ -98,8 +98,9 @@ class Llava:
             known = '"one" or "tiles"' if self.views else "not to be set: it knows one way only"
             raise ModelError(f"views is {shown(views)}; for {self.name} it is {known}.")
         with self.engine.lock:
+            if views != self.views:
+                self.engine.prefixes.clear()  # what it has read was shown otherwise
             self.engine.processor.image_processor.views = views
-            self.engine.prefixes.clear()  # what it has read was shown otherwise
 
     @property
     def closed(self) -> bool:

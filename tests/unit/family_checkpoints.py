@@ -316,3 +316,47 @@ def make_member(name: str, folder: Path, *, vocabulary: int = 512) -> Any:
         about["chat_template"] = member.tokenizers
         (folder / "tokenizer_config.json").write_text(json.dumps(about))
     return processor
+
+
+def make_true_shape(name: str, folder: Path) -> None:
+    """Write a random LLaVA-OneVision 0.5B to `folder`, in half precision as on the hub: 1.7 GiB.
+
+    The tokenizer has 512 of the 152,000 tokens; no other is ever said.
+    """
+    side = {"height": 384, "width": 384}
+    text = {
+        "model_type": "qwen2",
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_attention_heads": 14,
+        "num_hidden_layers": 24,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+        "vocab_size": 152000,
+        **ENDS,
+    }
+    vision = _SIGLIP | {
+        "hidden_size": 1152,
+        "image_size": 384,
+        "intermediate_size": 4304,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 26,
+        "patch_size": 14,
+    }
+    raw = {"text_config": text, "vision_config": vision, "image_token_index": 3, **_FULL}
+    config = build_config({"model_type": FAMILY[name].kind.model_type, **raw})
+    torch.manual_seed(5)
+    network = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+    with torch.no_grad():
+        network.get_input_embeddings().weight[512:] = 0
+    for key, value in ENDS.items():
+        setattr(network.generation_config, key, value)
+    network.save_pretrained(folder)
+    pixels = LlavaOnevisionImageProcessorPil(size=side, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    OnevisionPictures(
+        pixels,
+        build_tokenizer(WORDS, 512),
+        num_image_tokens=729,
+        vision_feature_select_strategy="full",
+        chat_template=CHATML,
+    ).save_pretrained(folder)

@@ -59,7 +59,8 @@ def test_without_a_gpu_a_photograph_goes_to_a_small_real_llava(ask_hub, tmp_path
 
 
 def test_a_hub_that_is_gone_leaves_the_embedded_model(ask_hub):
-    run = ask_hub("import llava_nb; print(llava_nb.check_gpu())", HF_ENDPOINT="http://127.0.0.1:9")
+    report = "from llava_nb.__main__ import main; main(['report'])"
+    run = ask_hub(report, HF_ENDPOINT="http://127.0.0.1:9")
     assert f"tiny: there is no CUDA GPU, and {CHOSEN}, which a CPU can run, cannot be" in run.stdout
     assert "had (127.0.0.1:9 cannot be reached)" in run.stdout, run.stdout
 

@@ -5,18 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
-import torch
-from family_checkpoints import CHATML, ENDS, WORDS
+from family_checkpoints import make_true_shape
 from PIL import Image, ImageDraw, ImageFilter
 from small_hub import Hub
-from test_family_sizes import config_of
-from transformers import AutoModelForImageTextToText
-
-from llava_lessons.tiny.build import build_tokenizer
-from llava_nb.image_processor import LlavaOnevisionImageProcessorPil, OnevisionPictures
 
 NAME, HUB_ID = "llava-onevision-0.5b", "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
-TOKENS = 512  # in the tokenizer; the model's 152,000 are there, but only these are ever said
 # Eight tokens are enough, and what this process held at most is told at the end.
 CAPTION = """
 import resource, sys
@@ -28,29 +21,6 @@ code = main(["caption", "cat.jpg"])
 print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 sys.exit(code)
 """
-
-
-def publish(folder):
-    """Write a random model of the true shape to `folder`, in half precision as on the hub."""
-    config = config_of(NAME)
-    config.image_token_id, config.text_config.eos_token_id = 3, ENDS["eos_token_id"]
-    torch.manual_seed(5)
-    network = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
-    with torch.no_grad():
-        network.get_input_embeddings().weight[TOKENS:] = 0
-    for key, value in ENDS.items():
-        setattr(network.generation_config, key, value)
-    network.save_pretrained(folder)
-    pixels = LlavaOnevisionImageProcessorPil(
-        size={"height": 384, "width": 384}, image_mean=[0.5] * 3, image_std=[0.5] * 3
-    )
-    OnevisionPictures(
-        pixels,
-        build_tokenizer(WORDS, TOKENS),
-        num_image_tokens=729,
-        vision_feature_select_strategy="full",
-        chat_template=CHATML,
-    ).save_pretrained(folder)
 
 
 def draw_cat(path):
@@ -68,7 +38,7 @@ def draw_cat(path):
 def test_a_photograph_is_captioned_by_a_real_llava_in_less_than_6_gib(
     ask_hub, tmp_path, monkeypatch
 ):
-    publish(tmp_path / "published")
+    make_true_shape("llava-onevision", tmp_path / "published")
     monkeypatch.setattr(Hub, "repositories", {HUB_ID: tmp_path / "published"})
     monkeypatch.chdir(tmp_path)
     draw_cat("cat.jpg")
