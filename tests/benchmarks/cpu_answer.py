@@ -1,7 +1,6 @@
 """How long LLaVA-OneVision 0.5B takes on this machine's CPU: in one view, in tiles, asked again.
 
 Random weights of the true shape in float32; in tiles, a picture of 384 pixels is two views of it.
-Options: [--rounds 1] [--tokens 8] [--quick] [--write]
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ HEAD = ("asked", "prompt tokens", "read before", "first token, s", "a later one,
 def main(arguments: Sequence[str] | None = None) -> int:
     """Ask and print."""
     options = measure.parse(__doc__, arguments, rounds=(1, 1), tokens=(8, 2))
-    found: dict[str, list] = {"tiles": [], "one view": [], "asked again": []}
+    found: dict[str, list] = {"one view": [], "asked again": [], "tiles": []}
     with tempfile.TemporaryDirectory() as folder:
         (make_member if options.quick else make_true_shape)("llava-onevision", Path(folder))
         llava = load(folder, quantization=None)
