@@ -112,11 +112,16 @@ def _caption(options: argparse.Namespace) -> int:
     print(f"model:    {llava.name} ({llava.quantization or 'not quantised'}): {llava.reason}")
     print(f"picture:  {source}")
     print(f"prompt:   {options.prompt}")
-    print("caption:  ", end="", flush=True)  # on a CPU the picture is read for half a minute
+    sys.stdout.flush()  # on a CPU the picture is read for half a minute
+    from .inference.answer import WaitingLine
+
     chat = llava.chat(picture)
+    chat.waiting = WaitingLine()
     with llava_nb.track_vram("answer") as track:
+        before = "caption:  "
         for piece in chat.stream(options.prompt):
-            print(piece, end="", flush=True)
+            print(before, piece, sep="", end="", flush=True)
+            before = ""
     answer = chat.turns[-1].answer
     print(f"\nfigures:  {answer.summary}")
     print(f"memory:   {track}")

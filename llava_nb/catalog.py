@@ -11,6 +11,7 @@ import difflib
 import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from . import sizes
 from .errors import ModelError, plain
@@ -31,6 +32,8 @@ class ModelInfo:
     note: str = ""  # what the panel says of it
     folder: Path | None = None  # of the embedded model alone
     copies: tuple[str, ...] = ()  # hub ids of the same weights in the LLaVA authors' own layout
+    licence: str = ""  # of the weights, as the model's page names it
+    stored: int = sizes.HALF  # bytes of a number in the hub's files
 
     @property
     def source(self) -> str:
@@ -49,8 +52,8 @@ class ModelInfo:
 
     @property
     def download_bytes(self) -> int:
-        """Bytes to fetch: the hub holds half precision, whatever it is quantised to later."""
-        return 0 if self.folder else self.weights_bytes[None]
+        """Bytes to fetch: what the hub holds, whatever it is quantised to later."""
+        return 0 if self.folder else self.stored * self.parameters
 
     @property
     def needs_vram_bytes(self) -> int:
@@ -67,25 +70,33 @@ class ModelInfo:
         return sizes.needed_vram_bytes(self.shape, quantization, self.context_tokens)
 
 
-# Sizes of language models, each with the vocabulary that it has in a LLaVA.
-_VICUNA_7B = {"hidden": 4096, "layers": 32, "intermediate": 11008, "vocabulary": 32064}
-_VICUNA_13B = {"hidden": 5120, "layers": 40, "intermediate": 13824, "vocabulary": 32064}
-_MISTRAL_7B = _VICUNA_7B | {"intermediate": 14336, "kv_hidden": 1024}
+def _text(
+    hidden: int, layers: int, intermediate: int, vocabulary: int, kv_hidden: int | None = None
+) -> dict[str, Any]:
+    """Return the sizes of a language model, with the vocabulary that it has in a LLaVA."""
+    named = {"hidden": hidden, "layers": layers, "intermediate": intermediate}
+    return named | {"vocabulary": vocabulary, "kv_hidden": kv_hidden}
+
+
+_VICUNA_7B, _VICUNA_13B = _text(4096, 32, 11008, 32064), _text(5120, 40, 13824, 32064)
+_MISTRAL_7B, _LLAMA_3_8B = (_text(4096, 32, 14336, words, 1024) for words in (32064, 128320))
 # ViP-LLaVA's projector; LLaVA-NeXT's pictures in up to four tiles of 336 pixels beside the whole.
 _VIP = {"features": 5, "projector_norm": True}
 _NEXT = {"tiles": 5, "picture_tokens": 2928, "newline": True}
-# SigLIP at 384 pixels, and pictures in up to 36 tiles, shrunk to the tokens of about 9.
-_ONEVISION = {
+# SigLIP at 384 pixels without its last layer, and what LLaVA-OneVision makes of it: pictures in up
+# to 36 tiles, shrunk to the tokens of about 9.
+_SIGLIP = {
     "tower_hidden": 1152,
     "tower_layers": 26,
     "tower_intermediate": 4304,
     "tower_positions": 729,
     "tower_norms": 1,
-    "tiles": 37,
-    "picture_tokens": 8829,
-    "newline": True,
-    "attention_bias": True,
+    "picture_tokens": 729,
 }
+_QWEN_SIGLIP = _SIGLIP | {"attention_bias": True}
+_ONEVISION = _QWEN_SIGLIP | {"tiles": 37, "picture_tokens": 8829, "newline": True}
+_QWENS, _APACHE = "tongyi-qianwen-research", "apache-2.0"
+_LLAMA_2, _LLAMA_3, _LLAMA_3_1 = "llama2", "llama3", "llama3.1"
 
 # From the smallest to the largest. Shapes: the hub's config.json of each model.
 CHOSEN_FROM = (
@@ -103,6 +114,7 @@ CHOSEN_FROM = (
         shape=Shape(**_VICUNA_7B),
         note="the smaller LLaVA-1.5: quicker to download and to answer",
         copies=("liuhaotian/llava-v1.5-7b",),
+        licence=_LLAMA_2,
     ),
     ModelInfo(
         name="llava-1.5-13b",
@@ -112,30 +124,52 @@ CHOSEN_FROM = (
         # The second is what the Colab recipe loaded: the first in shards of 3 GB, which its
         # way of reading needed and ours does not.
         copies=("liuhaotian/llava-v1.5-13b", "4bit/llava-v1.5-13b-3GB"),
+        licence=_LLAMA_2,
     ),
 )
-# Also from the smallest to the largest. Shapes: config.json on the hub or of a copy; for
-# LLaVA-OneVision that of Qwen2 with the vocabulary that transformers' conversion script makes of it
-# (convert_llava_onevision_weights_to_hf.py: two more, and up to a multiple of 64).
-_ONEVISION_HALF_B = Shape(896, 24, 4864, 152000, kv_hidden=128, tied=True, **_ONEVISION)
-_ONEVISION_7B = Shape(3584, 28, 18944, 152128, kv_hidden=512, **_ONEVISION)
+# Also from the smallest to the largest, with licences as their pages have them. Shapes: config.json
+# on the hub or of a copy; on Qwen those of Qwen1.5 and Qwen2 with the vocabulary that transformers'
+# conversion scripts make of theirs (convert_llava_weights_to_hf.py and
+# convert_llava_onevision_weights_to_hf.py: two more, and up to a multiple of 64). The files on the
+# hub have the sizes that follow (tests/unit/test_family_sizes.py); those of JoyCaption beta one
+# could not be compared.
+_INTERLEAVE_1B = _text(1024, 24, 2816, 152000) | {"tied": True} | _QWEN_SIGLIP
+_ONEVISION_1B = _text(896, 24, 4864, 152000, 128) | {"tied": True} | _ONEVISION
+_ONEVISION_7B = _text(3584, 28, 18944, 152128, 512) | _ONEVISION
+_INTERLEAVE_7B = _text(4096, 32, 11008, 152000) | _QWEN_SIGLIP
+_TINY_LLAMA = _text(2048, 22, 5632, 32064, 256)
+_WHOLE = {"tower_layers": 27, "tower_head": True}  # all of SigLIP
+_JOYCAPTION = _text(4096, 32, 14336, 128256, 1024) | _SIGLIP | _WHOLE
+_JOYCAPTION_ID = "fancyfeast/llama-joycaption-beta-one-hf-llava"
 BY_NAME = tuple(
-    ModelInfo(name, f"llava-hf/{repository}", shape, context_tokens)
-    for name, repository, shape, context_tokens in (
-        ("llava-onevision-0.5b", "llava-onevision-qwen2-0.5b-ov-hf", _ONEVISION_HALF_B, 32768),
-        ("llava-1.6-vicuna-7b", "llava-v1.6-vicuna-7b-hf", Shape(**_VICUNA_7B, **_NEXT), 4096),
-        ("vip-llava-7b", "vip-llava-7b-hf", Shape(**_VICUNA_7B, **_VIP), 4096),
-        ("bakllava-v1", "bakLlava-v1-hf", Shape(**_MISTRAL_7B), 32768),
-        ("llava-1.6-mistral-7b", "llava-v1.6-mistral-7b-hf", Shape(**_MISTRAL_7B, **_NEXT), 32768),
-        ("llava-onevision-7b", "llava-onevision-qwen2-7b-ov-hf", _ONEVISION_7B, 32768),
-        ("llava-1.6-vicuna-13b", "llava-v1.6-vicuna-13b-hf", Shape(**_VICUNA_13B, **_NEXT), 4096),
-        ("vip-llava-13b", "vip-llava-13b-hf", Shape(**_VICUNA_13B, **_VIP), 4096),
+    ModelInfo(
+        name,
+        hub_id if "/" in hub_id else f"llava-hf/{hub_id}",
+        Shape(**shape),
+        context,
+        licence=licence,
+        stored=sizes.FULL if shape is _TINY_LLAMA else sizes.HALF,
+    )
+    for name, hub_id, shape, context, licence in (
+        ("llava-interleave-0.5b", "llava-interleave-qwen-0.5b-hf", _INTERLEAVE_1B, 2**15, _QWENS),
+        ("llava-onevision-0.5b", "llava-onevision-qwen2-0.5b-ov-hf", _ONEVISION_1B, 2**15, _APACHE),
+        ("tiny-llava-1.4b", "bczhou/tiny-llava-v1-hf", _TINY_LLAMA, 2048, _APACHE),
+        ("llava-1.6-vicuna-7b", "llava-v1.6-vicuna-7b-hf", _VICUNA_7B | _NEXT, 4096, _LLAMA_2),
+        ("vip-llava-7b", "vip-llava-7b-hf", _VICUNA_7B | _VIP, 4096, ""),
+        ("bakllava-v1", "bakLlava-v1-hf", _MISTRAL_7B, 2**15, ""),
+        ("llava-1.6-mistral-7b", "llava-v1.6-mistral-7b-hf", _MISTRAL_7B | _NEXT, 2**15, _APACHE),
+        ("llava-onevision-7b", "llava-onevision-qwen2-7b-ov-hf", _ONEVISION_7B, 2**15, _APACHE),
+        ("llava-interleave-7b", "llava-interleave-qwen-7b-hf", _INTERLEAVE_7B, 2**15, _QWENS),
+        ("llava-llama-3-8b", "xtuner/llava-llama-3-8b-v1_1-transformers", _LLAMA_3_8B, 8192, ""),
+        ("llama3-llava-next-8b", "llama3-llava-next-8b-hf", _LLAMA_3_8B | _NEXT, 8192, _LLAMA_3),
+        ("joycaption", _JOYCAPTION_ID, _JOYCAPTION, 2**17, _LLAMA_3_1),
+        ("llava-1.6-vicuna-13b", "llava-v1.6-vicuna-13b-hf", _VICUNA_13B | _NEXT, 4096, _LLAMA_2),
+        ("vip-llava-13b", "vip-llava-13b-hf", _VICUNA_13B | _VIP, 4096, ""),
     )
 )
 
-
-# What a CPU answers with in float32: the smallest real LLaVA of the table.
-FOR_CPU = BY_NAME[0]
+# What a CPU answers with in float32, and a small GPU: the smallest LLaVA that anybody may use.
+FOR_CPU = next(model for model in BY_NAME if model.name == "llava-onevision-0.5b")
 
 
 def known_models() -> tuple[ModelInfo, ...]:

@@ -104,7 +104,7 @@ class GpuReport:
 
     @functools.cached_property
     def hub_problem(self) -> str | None:
-        """Why the small model for a CPU cannot be had; None if it can. The hub is asked once."""
+        """Why the small model cannot be had; None if it can. The hub is asked once."""
         return attempt(lambda: machine.hub_problem(FOR_CPU.hub_id), "the hub was not asked")
 
     def __str__(self) -> str:
@@ -128,8 +128,9 @@ def check_gpu(*, ask_torch: bool = False) -> GpuReport:
 
     The driver's library is asked, which starts no CUDA, and waited for 10 seconds at the most.
     `ask_torch=True` imports torch and asks whether it can use the GPU. Otherwise torch is imported
-    only where the driver leaves a gap, as of the memory of a GB10. Without a GPU to use, printing
-    the report asks the Hugging Face hub, for 3 seconds at the most, whether it has a small model.
+    only where the driver leaves a gap, as of the memory of a GB10. Where no LLaVA-1.5 fits,
+    printing the report asks the Hugging Face hub, for 3 seconds at the most, whether it has a
+    small model.
     """
     if not isinstance(ask_torch, bool):
         raise LlavaNbError(f"ask_torch is {plain(repr(ask_torch))}; it is True or False.")
@@ -154,9 +155,10 @@ def check_gpu(*, ask_torch: bool = False) -> GpuReport:
 def recommend(report: GpuReport) -> Recommendation:
     """Choose the largest LLaVA-1.5 that fits the GPU of `report` in 4 bits.
 
-    Without a GPU to use it is a small LLaVA-OneVision in float32 on the CPU, if RAM and disk have
-    room and the hub or its cache has it; else "tiny", which knows drawn shapes alone. Raises
-    LlavaNbError for anything but a report.
+    Without a GPU to use, or with too little of its memory free, it is a small LLaVA-OneVision: on
+    the CPU in float32, on the GPU in 4 bits, if memory and disk have room and the hub or its cache
+    has it; else "tiny", which knows drawn shapes alone. Raises LlavaNbError for anything but a
+    report.
     """
     if not isinstance(report, GpuReport):
         kind = type(report).__name__
@@ -165,32 +167,40 @@ def recommend(report: GpuReport) -> Recommendation:
         )
     embedded, *others = known_models()
     needs = [format_gib(model.needs_vram_bytes) for model in others]
-    free, gpu, lack = report.vram_free_bytes, report.gpu_name, report.no_cuda_reason
+    free, gpu = report.vram_free_bytes, report.gpu_name
     fitting = sum(model.needs_vram_bytes <= (free or 0) for model in others)
-    if not lack and fitting:
+    if report.no_cuda_reason:
+        lack = report.no_cuda_reason
+    elif free is None:
+        lack = f"the free VRAM of the {gpu} is unknown"
+    elif not fitting:
+        lack = f"the {gpu} has only {format_gib(free)} of VRAM free"
+    else:
         reason = f"it needs {needs[fitting - 1]} of VRAM in 4 bits, "
         reason += f"and the {gpu} has {format_gib(free)} free"
         if fitting < len(others):
             reason += f"; {others[fitting].name} would need {needs[fitting]}"
         return Recommendation(others[fitting - 1].name, reason)
-    if not lack:
-        short = f"the {gpu} has only {format_gib(free)} of VRAM free"
-        short = f"the free VRAM of the {gpu} is unknown" if free is None else short
-        smallest = f"{others[0].name} needs {needs[0]} of VRAM in 4 bits"
-        return Recommendation(embedded.name, f"{short}; {smallest}")
-    needed, ram = FOR_CPU.cpu_ram_bytes, report.ram_available_bytes
-    disk, fetched = report.disk_free_bytes, FOR_CPU.download_bytes
-    if report.hub_problem:
-        missing = f"cannot be had ({report.hub_problem})"
-    elif ram is not None and ram < needed:
-        missing = f"needs {format_gib(needed)} of RAM, and {format_gib(ram)} are available"
-    elif disk is not None and disk < fetched:
-        missing = f"takes {format_gib(fetched)} of disk, and {format_gib(disk)} are free"
+    small, disk = FOR_CPU.name, report.disk_free_bytes
+    if report.no_cuda_reason:
+        needed, is_free = FOR_CPU.cpu_ram_bytes, "are available"
+        room, memory, does, quantization = report.ram_available_bytes, "RAM", "a CPU can run", None
     else:
-        reason = f"{lack}; it is a real LLaVA that a CPU can run, in {format_gib(needed)} of RAM"
-        return Recommendation(FOR_CPU.name, reason, None)
-    reason = f"{lack}, and {FOR_CPU.name}, which a CPU can run, {missing}"
-    return Recommendation(embedded.name, reason)
+        needed, is_free = FOR_CPU.needs_vram_bytes, "are free"
+        room, memory, does, quantization = free, "VRAM in 4 bits", "takes less", "4bit"
+    if room is None and quantization:
+        missing = f"needs {format_gib(needed)} of {memory}"
+    elif room is not None and room < needed:
+        missing = f"needs {format_gib(needed)} of {memory}, and {format_gib(room)} {is_free}"
+    elif report.hub_problem:
+        missing = f"cannot be had ({report.hub_problem})"
+    elif disk is not None and disk < FOR_CPU.download_bytes:
+        missing = f"takes {format_gib(FOR_CPU.download_bytes)} of disk, "
+        missing += f"and {format_gib(disk)} are free"
+    else:
+        reason = f"{lack}; it is a real LLaVA that {does}, in {format_gib(needed)} of {memory}"
+        return Recommendation(small, reason, quantization)
+    return Recommendation(embedded.name, f"{lack}, and {small}, which {does}, {missing}")
 
 
 def compute_dtype_name(capability: tuple[int, int] | None) -> tuple[str, str]:

@@ -133,6 +133,7 @@ _TRAINED_WITH = {
     ("llava", "llama", ""): DEFAULT_STYLE,
     ("llava", "llama", _LLAMA_3): "llama_3",
     ("llava", "mistral", ""): DEFAULT_STYLE,
+    ("llava", "qwen2", _CHATML): "chatml",
     ("vipllava", "llama", ""): "llava_v1",
     ("llava_next", "llama", ""): DEFAULT_STYLE,
     ("llava_next", "llama", _LLAMA_3): "llava_llama_3",

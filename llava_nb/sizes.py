@@ -63,6 +63,7 @@ class Shape:
     tiles: int = 1  # into how many pieces a picture is cut at the most, the whole among them
     picture_tokens: int | None = None  # how many tokens that is at the most; None: all patches once
     tower_norms: int = 2  # outside the tower's layers: CLIP before and after, SigLIP after
+    tower_head: bool = False  # whether SigLIP has its pooling head, which no LLaVA reads
     features: int = 1  # how many of the tower's layers the projector reads side by side
     projector_norm: bool = False  # whether the projector begins with a norm
     newline: bool = False  # whether there is a vector for the end of each row
@@ -125,6 +126,7 @@ def _tower(config: PretrainedConfig) -> dict[str, Any]:
         "tower_positions": positions,
         "patch": vision.patch_size,
         "tower_norms": 1 if is_siglip else 2,
+        "tower_head": is_siglip and vision.vision_use_head,
         "features": len(layers) if isinstance(layers, (list, tuple)) else 1,
         "projector_norm": is_vip,
         "tiles": tiles,
@@ -266,7 +268,9 @@ def tower_parameters(shape: Shape) -> int:
     layer = attention + feed_forward + 2 * 2 * width
     # CLIP has a class token; SigLIP has none, and a bias of the same size for its patches.
     embeddings = (3 * shape.patch**2 + shape.tower_positions + 1) * width  # patches, places, one
-    return embeddings + shape.tower_layers * layer + 2 * shape.tower_norms * width
+    # SigLIP's pooling head: a layer with one norm, not two, and a question as wide as the tower.
+    head = shape.tower_head * (layer - width)
+    return embeddings + shape.tower_layers * layer + 2 * shape.tower_norms * width + head
 
 
 def kv_bytes_per_token(shape: Shape, number: int = HALF) -> int:

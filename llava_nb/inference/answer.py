@@ -10,6 +10,7 @@ import html
 import inspect
 import math
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ T = TypeVar("T")
 MAX_NEW_TOKENS = 256
 # Below this the likeliest word is certain; divided by much less, float32 numbers overflow.
 GREEDY_BELOW = 0.001
+SHOWN_AFTER, SHOWN_EVERY = 2.0, 1.0  # seconds that a picture is read, until and while it is told
 FINISHES = {"eos": "", "limit": "stopped at the limit", "stopped": "stopped", "failed": "failed"}
 
 
@@ -244,11 +246,16 @@ class Generation:
             ids=ids,
         )
 
-    def pieces(self, run: Callable[[], Any]) -> Iterator[str]:
+    def pieces(
+        self, run: Callable[[], Any], waiting: Callable[[float | None], None] | None = None
+    ) -> Iterator[str]:
         """Yield a single answer's text as it grows; `run`, in a thread, makes it.
 
         Leaving the loop early ends the generation and waits for it. What goes wrong is raised here.
+        `waiting` is called with the seconds so far while a picture is read, and with None before
+        what follows.
         """
+        waiting = waiting if self.picture is not None else None
         self._queue, left = queue.SimpleQueue(), threading.Event()
         self._sent = self._certain_text()  # of what is gone on with
         self.stops.append(left)
@@ -264,11 +271,22 @@ class Generation:
         worker = threading.Thread(target=work, daemon=True)
         worker.start()
         try:
-            while isinstance(item := self._queue.get(), str):
+            while True:
+                try:
+                    item = self._queue.get(timeout=SHOWN_EVERY if waiting else None)
+                except queue.Empty:
+                    waiting(time.perf_counter() - self.started)
+                    continue
+                if waiting:
+                    waiting = waiting(None)
+                if not isinstance(item, str):
+                    break
                 yield item
             if item is not None:
                 raise item
         finally:
+            if waiting:
+                waiting(None)
             left.set()
             worker.join()
 
@@ -284,6 +302,39 @@ class Generation:
         if len(text) > len(self._sent) and text.startswith(self._sent):
             self._queue.put(text[len(self._sent) :])
             self._sent = text
+
+
+class WaitingLine:
+    """Shows that a picture is being read, and for how long: one line, gone at the first word.
+
+    In a notebook it is an output of the cell, elsewhere on stderr, where it is rewritten in place
+    on a terminal; a file or a pipe gets a line now and then.
+    """
+
+    def __init__(self) -> None:
+        self._handle: Any = None  # of the cell's output
+        self._written, self._told = 0, 0.0  # letters on the terminal, seconds at the last line
+
+    def __call__(self, seconds: float | None) -> None:
+        """Show the seconds; None takes the line away."""
+        line = "" if seconds is None else f"reading the picture, {seconds:.0f} s"
+        shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+        if (seconds or 0) < SHOWN_AFTER and not (self._handle or self._written):
+            return
+        if hasattr(shell, "kernel"):
+            from IPython.display import display
+
+            if self._handle is None:
+                self._handle = display({"text/plain": line}, raw=True, display_id=True)
+            else:
+                self._handle.update({"text/plain": line}, raw=True)
+        elif sys.stderr.isatty():
+            sys.stderr.write(f"\r{line:<{self._written}}" + ("" if line else "\r"))
+            self._written = len(line)
+        elif line and seconds > 1.5 * self._told:
+            sys.stderr.write(f"{line}\n")
+            self._told = seconds
+        sys.stderr.flush()
 
 
 def check_batch_size(value: Any) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,8 @@ class Chat:
 
     `image` is the picture that is talked about, None without one; `turns` what was said.
     With `forget_oldest` the oldest turns are no longer given to the model when it is full;
-    `forgotten` counts them, and they stay in `turns`.
+    `forgotten` counts them, and they stay in `turns`. `waiting`, where it is set, is called each
+    second with the seconds that a picture has been read, and then with None, by what gives pieces.
 
     What asks takes the settings of `Llava.ask` and raises its errors; if one is raised, the
     conversation stays as it was.
@@ -62,6 +63,7 @@ class Chat:
             self._picture = Picture(*sources)
         self.turns: list[Turn] = []
         self.forgotten = 0
+        self.waiting: Callable[[float | None], None] | None = None
 
     def __repr__(self) -> str:
         about = "a picture" if self._picture else "no picture"
@@ -166,7 +168,7 @@ class Chat:
         self, question: str, generation: Generation, old: Turn | None = None
     ) -> Iterator[str]:
         answer = self._engine.answer
-        return generation.pieces(lambda: self._add(question, answer(generation), old))
+        return generation.pieces(lambda: self._add(question, answer(generation), old), self.waiting)
 
     def _add(self, question: str, answer: Answer, old: Turn | None = None) -> Answer:
         """Add a turn, or put it in the place of an old one, if that has not been taken back."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from ..prompts import DEFAULT_PROMPT, DEFAULT_STYLE, build, check_question, check_questions
-from .answer import Answer, Generation, Settings, takes_settings
+from .answer import Answer, Generation, Settings, WaitingLine, takes_settings
 from .chat import Chat
 from .engine import Engine, Picture
 
@@ -148,10 +148,11 @@ class Llava:
         """Give the answer in pieces as it grows; joined, they are `ask`'s text.
 
         Takes what `ask` takes and raises what `ask` raises, the model's own faults
-        included. Leaving the loop early ends the answer.
+        included. Leaving the loop early ends the answer. Where the picture takes more than two
+        seconds to read, a line shows for how long it has been read, until the first piece is there.
         """
         generation = self._prepare(image, prompt, settings)
-        return generation.pieces(lambda: self.engine.answer(generation))
+        return generation.pieces(lambda: self.engine.answer(generation), WaitingLine())
 
     @takes_settings
     def ask_batch(

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..catalog import FOR_CPU, all_models, all_names, find
 from ..errors import ModelError, plain
-from .refusals import check_config, check_parts, stored_quantization
+from .refusals import check_config, check_later, check_parts, stored_quantization
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = tuple(f"{name}.index.json" for name in WEIGHT_FILES)
@@ -36,6 +36,11 @@ class Checkpoint:
     def is_for_cpu(self) -> bool:
         """Whether it is the one that `load("auto")` takes for a CPU."""
         return self.name == FOR_CPU.name
+
+    @property
+    def licence(self) -> str | None:
+        """The licence that a listed model is published under, as far as it is known."""
+        return {each.name: each.licence for each in all_models()}.get(self.name)
 
     @property
     def stamp(self) -> tuple:
@@ -280,6 +285,8 @@ def read_config(
     """
     from transformers import PretrainedConfig
 
+    if not checkpoint.is_folder:
+        check_later(checkpoint.source)
     try:
         config, _ = PretrainedConfig.get_config_dict(
             checkpoint.source, token=token, cache_dir=cache_dir

@@ -143,6 +143,11 @@ def quiet(checkpoint: Checkpoint) -> Iterator[None]:
     # transformers before 5.15 may hold a whole half-precision model on the GPU while it loads in
     # threads; this makes it load tensor by tensor.
     os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
+    # Without it huggingface_hub shows no bar where stderr is a pipe or a file. tqdm looks at it
+    # when it is imported, and would set its bars a line lower.
+    import tqdm.auto  # noqa: F401
+
+    os.environ.setdefault("TQDM_POSITION", "-1")
     hush_bitsandbytes()
     with no_bars() if checkpoint.is_folder else contextlib.nullcontext():
         yield
@@ -203,6 +208,8 @@ def _announce(checkpoint: Checkpoint, source: Source, device: str) -> None:
     fetched = sum(each.fetch_bytes for each in source.files)
     if fetched:
         said = f"Fetching {format_gib(fetched)} for {checkpoint.name}: {checkpoint.reason}."
+        if checkpoint.licence:
+            said += f" Its licence: {checkpoint.licence}."
         if device == "cpu":
             first, each = seconds_on_cpu(source.config)
             said += f" Here, on the CPU, a first word then takes about {first:.0f} s and each word "

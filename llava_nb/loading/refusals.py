@@ -33,6 +33,18 @@ _OTHER_LANGUAGE_MODELS = {
     'Use load("llava-onevision-7b")',
     "gemma": f"Gemma, which load() does not read. Use {_INSTEAD}",
 }
+# The family's later models, which load() does not read. Each by how a repository's name, its
+# model_type or its tower begins, without hyphens and the like: "lmms-lab/LLaVA-OneVision-1.5-8B-
+# Instruct", "llavaonevision1_5", "mobileclip_l_1024".
+_LATER = {
+    "llavaonevision(15|2)": "LLaVA-OneVision 1.5 or 2, on a tower that sees pictures in their own "
+    'size. Use load("llava-onevision-7b") or load("llava-onevision-0.5b")',
+    "fastvlm|mobileclip": 'FastVLM, on a MobileCLIP tower. Use load("llava-onevision-0.5b")',
+    "pixtral": "Pixtral, whose tower sees pictures in their own form and whose prompts have an "
+    'end to every row. Use load("llava-onevision-7b")',
+    "llavanextvideo|videollava|llavavideo": "a model for videos. Use "
+    'load("llava-1.6-vicuna-7b") or load("llava-onevision-7b") for pictures',
+}
 # Files that are weights all the same, but not for torch: how they end, and who reads them.
 _OTHER_FORMATS = {
     ".gguf": "GGUF, for llama.cpp and Ollama",
@@ -80,8 +92,20 @@ def stored_quantization(config: dict[str, Any]) -> str | None:
     return None
 
 
+def check_later(name: str, *words: object) -> None:
+    """Raise ModelError if a hub id, or one of a config's words for itself, is in `_LATER`."""
+    for word in words or (name,):
+        told = re.sub(r"[^a-z0-9]", "", str(word).rpartition("/")[2].casefold())
+        for beginning, sentence in _LATER.items():
+            if re.match(beginning, told):
+                raise ModelError(f"{name} is {sentence}, or transformers itself for this one.")
+
+
 def check_config(name: str, config: dict[str, Any], known: Collection[str]) -> None:
     """Raise ModelError unless a config.json, in either layout, is of a model that load() reads."""
+    vision = config.get("vision_config")
+    tower = vision.get("model_type") if isinstance(vision, dict) else config.get("mm_vision_tower")
+    check_later(name, config.get("model_type"), tower)
     _check_other_quantisation(name, config)
     if is_original(config):
         check_original_layout(name, config)
@@ -108,16 +132,13 @@ def _check_other_quantisation(name: str, config: dict[str, Any]) -> None:
 def _check_transformers_layout(name: str, config: dict[str, Any], known: Collection[str]) -> None:
     """Raise ModelError unless the config is of a LLaVA on a CLIP or a SigLIP tower.
 
-    `model_type` alone does not tell: Pixtral, whose tower sees pictures in their own form and
-    whose prompts have an end to every row, says "llava" too.
+    `model_type` alone does not tell: models on other towers say "llava" too.
     """
     kind, vision = config.get("model_type"), config.get("vision_config")
     names = f"Models that it knows by name: {', '.join(known)}."
     if kind not in CLASSES:
         what = ""
-        if "video" in str(kind):
-            what = ", which is for videos"
-        elif "vocab_size" in config and not {"vision_config", "text_config"} & config.keys():
+        if "vocab_size" in config and not {"vision_config", "text_config"} & config.keys():
             what = ", a language model or a tower alone"
         raise ModelError(
             f"{name} is a model of type {kind!r}{what}, and load() reads LLaVA and its family "

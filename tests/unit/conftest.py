@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
+import threading
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-
-WEIGHTS = Path(__file__).parents[2] / "llava_nb" / "tiny" / "weights"
+from small_hub import WEIGHTS, Hub
 
 
 @pytest.fixture
@@ -50,3 +54,32 @@ def cuda(monkeypatch):
     from fake_cuda import FakeCuda, install
 
     return install(monkeypatch, FakeCuda())
+
+
+@pytest.fixture
+def ask_hub(tmp_path):
+    """Runs Python with that hub and a stranger's token in the environment."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    Hub.asked.clear()
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_TOKEN": "hf_strangers",
+        "HF_HOME": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join([str(WEIGHTS.parents[2]), os.environ.get("PYTHONPATH", "")]),
+    }
+
+    def ask(code, **more):
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            env={**environment, **more},
+            capture_output=True,
+            text=True,
+        )
+
+    yield ask
+    server.shutdown()

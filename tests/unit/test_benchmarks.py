@@ -14,6 +14,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))  # the modules there import each other by name
 
 import batch  # noqa: E402
+import cpu_answer  # noqa: E402
 import folder  # noqa: E402
 import followup  # noqa: E402
 import gpu  # noqa: E402
@@ -26,7 +27,7 @@ import notebooks  # noqa: E402
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 ONE_MODEL = ["--models", "7b", "--stored", "4bit"]
-QUICK = {each: [] for each in (followup, batch, overhead, folder, load_memory)}
+QUICK = {each: [] for each in (followup, batch, overhead, folder, load_memory, cpu_answer)}
 QUICK |= {gpu: ONE_MODEL, vram_on_paper: ONE_MODEL}
 
 

@@ -11,10 +11,10 @@ import torch
 from family_checkpoints import FAMILY, PATCHES, family_config, make_member
 from PIL import Image
 
-from llava_nb import ImageError, ModelError, estimate_vram, load
+from llava_nb import ImageError, ModelError, catalog, estimate_vram, load
 from llava_nb.inference.kv_cache import CACHE_ARGUMENT
 from llava_nb.loading import load as loading
-from llava_nb.loading.refusals import check_original_layout
+from llava_nb.loading.refusals import check_config, check_later, check_original_layout
 from llava_nb.loading.source import build_config
 from llava_nb.processor import encode
 from llava_nb.sizes import shape_of
@@ -235,13 +235,14 @@ def test_a_copy_without_the_fields_that_matter(member, tmp_path):
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     settings = json.loads((tmp_path / "processor_config.json").read_text())
-    template = (tmp_path / "chat_template.jinja").read_text()
-    for name in ("processor_config.json", "chat_template.jinja"):
-        (tmp_path / name).unlink()
+    if (tmp_path / "chat_template.jinja").exists():
+        template = {"chat_template": (tmp_path / "chat_template.jinja").read_text()}
+        (tmp_path / "chat_template.jinja").unlink()
+        (tmp_path / "chat_template.json").write_text(json.dumps(template))
+    (tmp_path / "processor_config.json").unlink()
     kept = ("image_mean", "image_std", "image_processor_type")
     pixels = {key: settings["image_processor"][key] for key in kept}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(pixels))
-    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
     llava, picture = load(tmp_path), PICTURES["landscape"]
     answer = llava.ask(picture, QUESTION, max_new_tokens=4)
     assert answer.ids == stock_answer(llava, processor, picture, 4)
@@ -280,9 +281,44 @@ def test_a_refused_original_names_its_twin(values, twin):
         check_original_layout("mine", {"mm_vision_tower": "openai/clip", **values})
 
 
+LATER = {
+    "lmms-lab/LLaVA-OneVision-1.5-8B-Instruct": {"model_type": "llavaonevision1_5"},
+    "lmms-lab/LLaVA-One-Vision-1.5-4B-Instruct": {"model_type": "llava_onevision1_5"},
+    "lmms-lab/LLaVA-OneVision-2-8B-Instruct": {"model_type": "llava_onevision2"},
+    "apple/FastVLM-0.5B": {"model_type": "llava_qwen2", "mm_vision_tower": "mobileclip_l_1024"},
+    "somebody/FastVLM-7B": {"model_type": "fast_vlm"},
+    "mistral-community/pixtral-12b": {
+        "model_type": "llava", "text_config": {}, "vision_config": {"model_type": "pixtral"}
+    },
+    "llava-hf/LLaVA-NeXT-Video-7B-hf": {"model_type": "llava_next_video"},
+    "LanguageBind/Video-LLaVA-7B-hf": {"model_type": "video_llava"},
+}  # fmt: skip
+INSTEAD = r"""Use load\("llava-[^"]+"\).*, or transformers itself for this one"""
+
+
+@pytest.mark.parametrize("hub_id", LATER)
+def test_a_later_model_is_refused_by_its_name_alone(hub_id):
+    """Nothing is asked of the hub, which would be told as out of reach."""
+    with pytest.raises(ModelError, match=f"^{hub_id} is .*{INSTEAD}"):
+        load(hub_id)
+    with pytest.raises(ModelError, match=INSTEAD):
+        estimate_vram(hub_id)
+
+
+@pytest.mark.parametrize("config", LATER.values(), ids=LATER)
+def test_a_later_model_in_a_folder_is_refused_by_its_config(config):
+    with pytest.raises(ModelError, match=f"^mine is .*{INSTEAD}"):
+        check_config("mine", config, ())
+
+
+@pytest.mark.parametrize("name", sorted(catalog.all_names()))
+def test_no_model_that_is_read_is_taken_for_a_later_one(name):
+    check_later(name)
+
+
 def test_another_type_is_refused_with_those_that_are_read(tmp_path):
     make_member("llava-1.5", tmp_path)
-    raw = json.loads((tmp_path / "config.json").read_text()) | {"model_type": "llava_next_video"}
+    raw = json.loads((tmp_path / "config.json").read_text()) | {"model_type": "idefics3"}
     (tmp_path / "config.json").write_text(json.dumps(raw))
     with pytest.raises(ModelError, match="llava, llava_next, vipllava, llava_onevision"):
         load(tmp_path)

@@ -82,10 +82,53 @@ QWEN_HALF_B = QWEN_7B | {
     "tie_word_embeddings": True,
     "vocab_size": 152000,
 }
+QWEN_1_5_HALF_B = QWEN_HALF_B | {
+    "hidden_size": 1024,
+    "intermediate_size": 2816,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+}
+QWEN_1_5_7B = QWEN_7B | {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 32,
+    "vocab_size": 152000,
+}
+TINY_LLAMA = {  # as in the file, which leaves the context to the class: 2,048
+    "model_type": "llama",
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_hidden_layers": 22,
+    "num_key_value_heads": 4,
+    "vocab_size": 32064,
+}
+LLAMA_3 = {
+    "model_type": "llama",
+    "intermediate_size": 14336,
+    "max_position_embeddings": 8192,
+    "num_key_value_heads": 8,
+    "vocab_size": 128320,
+}
+LLAMA_3_1 = LLAMA_3 | {"max_position_embeddings": 131072, "vocab_size": 128256}
+WHOLE_SIGLIP = SIGLIP | {"num_hidden_layers": 27, "vision_use_head": True}
+FULL = {"vision_feature_select_strategy": "full"}
 # The grids of tiles are the classes' own defaults, which the hub's files repeat.
 CONFIGS = {
     "llava-1.5-7b": ("llava", VICUNA, CLIP),
     "llava-1.5-13b": ("llava", VICUNA_13B, CLIP),
+    "llava-interleave-0.5b": (
+        "llava",
+        QWEN_1_5_HALF_B,
+        SIGLIP,
+        FULL | {"vision_feature_layer": -1},
+    ),
+    "llava-interleave-7b": ("llava", QWEN_1_5_7B, SIGLIP, FULL | {"vision_feature_layer": -1}),
+    "tiny-llava-1.4b": ("llava", TINY_LLAMA, CLIP),
+    "llava-llama-3-8b": ("llava", LLAMA_3, CLIP),
+    "llama3-llava-next-8b": ("llava_next", LLAMA_3, CLIP),
+    "joycaption": ("llava", LLAMA_3_1, WHOLE_SIGLIP, FULL | {"vision_feature_layer": -2}),
     "llava-onevision-0.5b": ("llava_onevision", QWEN_HALF_B, SIGLIP),
     "llava-1.6-vicuna-7b": ("llava_next", VICUNA, CLIP),
     "vip-llava-7b": ("vipllava", VICUNA, CLIP),
@@ -98,8 +141,9 @@ CONFIGS = {
 
 
 def config_of(name):
-    kind, text, vision = CONFIGS[name]
-    return build_config({"model_type": kind, "text_config": text, "vision_config": vision})
+    kind, text, vision, *more = CONFIGS[name]
+    parts = {"model_type": kind, "text_config": text, "vision_config": vision}
+    return build_config(parts | dict(*more))
 
 
 def test_every_entry_is_compared():
@@ -124,11 +168,16 @@ def test_an_entry_has_the_parameters_of_transformers_model(name):
 
 
 def test_files_on_the_hub_are_as_large_as_foretold():
-    """Bytes as the hub lists them: of one file, of four, of three."""
+    """Bytes as the hub lists them, file by file."""
     listed = {
         "llava-onevision-0.5b": 1.79e9,
         "llava-1.6-mistral-7b": 3 * 4.92e9 + 0.38e9,
         "vip-llava-7b": 2 * 4.99e9 + 4.18e9,
+        "llava-interleave-0.5b": 1.73e9,
+        "llava-interleave-7b": 4.98e9 + 4.92e9 + 4.95e9 + 1.43e9,
+        "tiny-llava-1.4b": 4.98e9 + 0.661e9,  # in float32
+        "llava-llama-3-8b": 5.00e9 + 4.92e9 + 5.00e9 + 1.84e9 - 0.042e9,  # projector in float32
+        "llama3-llava-next-8b": 4.96e9 + 4.92e9 + 5.00e9 + 1.84e9,
     }
     for name, size in listed.items():
         assert catalog.find(name).download_bytes == pytest.approx(size, rel=0.002), name
@@ -190,7 +239,8 @@ def test_the_estimate_is_what_the_true_model_allocates(name):
     parts = vram_parts(shape, "4bit", Work(new_tokens=1))
     apart = 100 * (sum(parts.values()) - parts[CONTEXT] - parts[ROOM]) / allocated - 100
     # Since 5.23 transformers does not keep the states of every layer of 37 tiles.
-    assert -1 < apart < (5 if shape.tiles < 30 else 100), apart
+    # Of a small model what is left out (code books, masks) is a larger share.
+    assert -2 < apart < (5 if shape.tiles < 30 else 100), apart
 
 
 def test_the_tokens_that_the_models_are_known_for():

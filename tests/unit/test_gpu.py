@@ -387,13 +387,21 @@ def test_the_largest_that_fits_is_recommended(check, free_gib, chosen):
     assert f"Tesla T4 has {free_gib:.2f} GiB free" in recommendation.reason
 
 
-def test_without_enough_vram_the_embedded_model_is_recommended(check):
-    for gpus, reason in [
-        ([], "no CUDA GPU, and llava-onevision-0.5b, which a CPU can run, cannot be had"),
-        ([T4 | {"memory": (15 * GIB, 3 * GIB)}], "has only 3.00 GiB of VRAM free"),
-    ]:
-        recommendation = recommend(check(*gpus))
-        assert recommendation.model == "tiny" and reason in recommendation.reason
+@pytest.mark.parametrize(
+    ("gpus", "reason"),
+    [
+        ([], "there is no CUDA GPU, and llava-onevision-0.5b, which a CPU can run, cannot be had"),
+        (
+            [T4 | {"memory": (15 * GIB, 3 * GIB)}],
+            "has only 3.00 GiB of VRAM free, and llava-onevision-0.5b, which takes less, needs "
+            "4.35 GiB of VRAM in 4 bits, and 3.00 GiB are free",
+        ),
+        ([T4 | {"memory": (15 * GIB, 5 * GIB)}], "which takes less, cannot be had (HF_HUB_OFFLINE"),
+    ],
+)
+def test_without_enough_vram_the_embedded_model_is_recommended(check, gpus, reason):
+    recommendation = recommend(check(*gpus))
+    assert recommendation.model == "tiny" and reason in recommendation.reason
 
 
 ROOM = {"ram_available_bytes": 8 * GIB, "disk_free_bytes": 8 * GIB}
@@ -414,6 +422,14 @@ def test_without_a_gpu_a_small_real_model_is_recommended(monkeypatch, problem, r
     recommendation = recommend(GpuReport(**ROOM | room))
     assert (recommendation.model, reason in recommendation.reason) == (model, True), recommendation
     assert recommendation.quantization == ("4bit" if model == "tiny" else None)
+
+
+def test_a_gpu_too_small_for_llava_1_5_gets_the_small_model_in_4_bits(check, monkeypatch):
+    monkeypatch.setattr(machine, "hub_problem", lambda hub_id: None)
+    for free_gib in (4.5, 6.1):
+        chosen = recommend(check(T4 | {"memory": (15 * GIB, int(free_gib * GIB))}))
+        assert (chosen.model, chosen.quantization) == ("llava-onevision-0.5b", "4bit")
+        assert f"only {free_gib:.2f} GiB of VRAM free; it is a real LLaVA" in chosen.reason
 
 
 def test_the_hub_is_not_asked_where_there_is_a_gpu_or_for_a_look_at_the_machine(check, monkeypatch):

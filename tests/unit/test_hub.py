@@ -3,94 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import shutil
-import subprocess
-import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from family_checkpoints import make_member
 from PIL import Image
+from small_hub import Hub
 
-WEIGHTS = Path(__file__).parents[2] / "llava_nb" / "tiny" / "weights"
 PARITY = Path(__file__).parents[1] / "data" / "parity"
-COMMIT = "0" * 40
 CHOSEN = "llava-onevision-0.5b"
-
-
-class Hub(BaseHTTPRequestHandler):
-    """Answers as the hub does for a few public repositories."""
-
-    repositories: dict[str, Path] = {"somebody/small-llava": WEIGHTS}
-    asked: list[tuple[str, str | None]] = []
-
-    def do_GET(self):
-        self.asked.append((self.path, self.headers.get("Authorization")))
-        path = self.path.split("?")[0].removeprefix("/api/models").lstrip("/")
-        name = "/".join(path.split("/")[:2])
-        folder = self.repositories.get(name)
-        if folder is None:
-            return self.reply(401, b"{}", {"X-Error-Code": "RepoNotFound"})
-        sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
-        if "/tree/" in path:
-            files = [
-                {"type": "file", "path": file, "size": size, "oid": file}
-                for file, size in sizes.items()
-            ]
-            return self.reply(200, json.dumps(files).encode(), {})
-        if self.path.startswith("/api/"):
-            siblings = [{"rfilename": file, "size": size} for file, size in sizes.items()]
-            about = {"id": name, "sha": COMMIT, "siblings": siblings}
-            return self.reply(200, json.dumps(about).encode(), {})
-        file = folder / path.split("/resolve/")[1].split("/", 1)[1]
-        if not file.is_file():
-            return self.reply(404, b"", {"X-Error-Code": "EntryNotFound"})
-        self.reply(200, file.read_bytes(), {"ETag": f'"{file.name}"', "X-Repo-Commit": COMMIT})
-
-    do_HEAD = do_GET
-
-    def reply(self, status, body, headers):
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, *arguments):
-        pass
-
-
-@pytest.fixture
-def ask_hub(tmp_path):
-    """Runs Python with that hub and a stranger's token in the environment."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    Hub.asked.clear()
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_TOKEN": "hf_strangers",
-        "HF_HOME": str(tmp_path),
-        "PYTHONPATH": os.pathsep.join([str(WEIGHTS.parents[2]), os.environ.get("PYTHONPATH", "")]),
-    }
-
-    def ask(code, **more):
-        return subprocess.run(
-            [sys.executable, "-c", code],
-            env={**environment, **more},
-            capture_output=True,
-            text=True,
-        )
-
-    yield ask
-    server.shutdown()
 
 
 def test_a_hub_id_is_fetched_without_any_token(ask_hub):
@@ -136,7 +59,8 @@ def test_without_a_gpu_a_photograph_goes_to_a_small_real_llava(ask_hub, tmp_path
 
 
 def test_a_hub_that_is_gone_leaves_the_embedded_model(ask_hub):
-    run = ask_hub("import llava_nb; print(llava_nb.check_gpu())", HF_ENDPOINT="http://127.0.0.1:9")
+    report = "from llava_nb.__main__ import main; main(['report'])"
+    run = ask_hub(report, HF_ENDPOINT="http://127.0.0.1:9")
     assert f"tiny: there is no CUDA GPU, and {CHOSEN}, which a CPU can run, cannot be" in run.stdout
     assert "had (127.0.0.1:9 cannot be reached)" in run.stdout, run.stdout
 
@@ -173,7 +97,7 @@ def test_the_original_layout_is_fetched_with_its_tower_and_nothing_else(ask_hub,
     load = "from llava_nb import load, example_picture; llava = load('somebody/original'); "
     run = ask_hub(load + "print(llava.name, llava.ask(example_picture(), 'Hi').tokens > 0)")
     assert run.stdout == "somebody/original True\n", run.stderr[-2000:]
-    assert "%|" in run.stderr, "no progress bar"
+    assert re.search(r"\d+MB?\b", run.stderr), "no progress bar of a download, in a pipe"
     weights = {pair for pair in fetched() if pair[1].endswith((".bin", ".safetensors"))}
     shards = {("original", f"pytorch_model-0000{n}-of-00003.bin") for n in (1, 2, 3)}
     assert weights == shards | {("small-tower", "model.safetensors")}, weights
