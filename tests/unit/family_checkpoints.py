@@ -7,7 +7,7 @@ settings, and the chat templates, in the form that the models on the hub have. A
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +136,25 @@ FAMILY = {
 }
 
 
-def family_config(name: str, vocabulary: int) -> Any:
-    """The config of a member: the language model 64 wide, the tower 32, a picture 4 x 4 patches."""
+@dataclass(frozen=True)
+class Sizes:
+    """The square that a tower takes, in pixels, its patches, and what else a config is to say.
+
+    As it is, a picture is 4 x 4 patches.
+    """
+
+    side: int = SIDE
+    patch: int = PATCH
+    text: dict[str, Any] = field(default_factory=dict)
+    tower: dict[str, Any] = field(default_factory=dict)
+
+    def grid(self, grid: list[list[int]]) -> list[list[int]]:
+        """Return a grid for pictures of SIDE pixels as one of `side`."""
+        return [[length * self.side // SIDE for length in each] for each in grid]
+
+
+def family_config(name: str, vocabulary: int, sizes: Sizes = Sizes()) -> Any:
+    """The config of a member: the language model and the tower 64 wide."""
     member = FAMILY[name]
     text = {
         "vocab_size": vocabulary,
@@ -148,55 +165,66 @@ def family_config(name: str, vocabulary: int) -> Any:
         "max_position_embeddings": 2048,
         **ENDS,
         **member.text,
+        **sizes.text,
     }
     vision = {
         "hidden_size": 64,
         "intermediate_size": 256,
         "num_attention_heads": 4,
-        "image_size": SIDE,
-        "patch_size": PATCH,
+        "image_size": sizes.side,
+        "patch_size": sizes.patch,
         **member.tower,
+        **sizes.tower,
     }
     raw = {"text_config": text, "vision_config": vision, "image_token_index": 3, **member.more}
+    if "image_grid_pinpoints" in raw:
+        raw["image_grid_pinpoints"] = sizes.grid(raw["image_grid_pinpoints"])
     return build_config({"model_type": member.kind.model_type, **raw})
 
 
-def family_processor(name: str, config: Any, tokenizer: Any) -> Any:
+def family_processor(name: str, config: Any, tokenizer: Any, sizes: Sizes = Sizes()) -> Any:
     """The processor of a member, as whoever publishes it builds it, without torchvision."""
-    template, side = FAMILY[name].template, {"height": SIDE, "width": SIDE}
+    template, side = FAMILY[name].template, {"height": sizes.side, "width": sizes.side}
     fields = {"tokenizer": tokenizer, "chat_template": template}
     if config.model_type == "llava_onevision":
         pixels = LlavaOnevisionImageProcessorPil(
             size=side,
-            image_grid_pinpoints=ONEVISION_GRID,
+            image_grid_pinpoints=sizes.grid(ONEVISION_GRID),
             image_mean=[0.5] * 3,
             image_std=[0.5] * 3,
         )
-        fields |= {"num_image_tokens": PATCHES, "vision_feature_select_strategy": "full"}
+        patches = (sizes.side // sizes.patch) ** 2
+        fields |= {"num_image_tokens": patches, "vision_feature_select_strategy": "full"}
         return OnevisionPictures(image_processor=pixels, **fields)
-    fields |= {"patch_size": PATCH, "num_additional_image_tokens": 1}
+    fields |= {"patch_size": sizes.patch, "num_additional_image_tokens": 1}
     fields |= {"vision_feature_select_strategy": "default"}
-    sizes = {"size": {"shortest_edge": SIDE}, "crop_size": side}
+    made = {"size": {"shortest_edge": sizes.side}, "crop_size": side}
     if config.model_type == "llava_next":
-        pixels = LlavaNextImageProcessorPil(image_grid_pinpoints=NEXT_GRID, **sizes)
+        pixels = LlavaNextImageProcessorPil(image_grid_pinpoints=sizes.grid(NEXT_GRID), **made)
         return LlavaNextProcessor(image_processor=pixels, **fields)
-    pixels = LlavaImageProcessorPil(do_pad=True, **sizes)
+    pixels = LlavaImageProcessorPil(do_pad=True, **made)
     return LlavaProcessor(image_processor=pixels, **fields)
 
 
-def make_member(name: str, folder: Path, *, vocabulary: int = 512) -> Any:
-    """Write a random model of the family to `folder`; return its processor, as it was saved."""
+def make_member(
+    name: str, folder: Path, *, vocabulary: int = 512, sizes: Sizes = Sizes(), ending: float = 1
+) -> Any:
+    """Write a random model of the family to `folder`; return its processor, as it was saved.
+
+    Its answers hardly ever end; with an `ending` above 1 they do, the sooner the larger it is.
+    """
     tokenizer = build_tokenizer(WORDS, vocabulary)
-    config = family_config(name, vocabulary)
+    config = family_config(name, vocabulary, sizes)
     torch.manual_seed(7)
     network = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for weight in network.parameters():  # larger than transformers' own, so that words differ
             if weight.dim() > 1:
                 weight.normal_(std=0.3)
+        network.get_output_embeddings().weight[ENDS["eos_token_id"]] *= ending
     for key, value in ENDS.items():
         setattr(network.generation_config, key, value)
-    processor = family_processor(name, config, tokenizer)
+    processor = family_processor(name, config, tokenizer, sizes)
     network.save_pretrained(folder)
     about = json.loads((folder / "config.json").read_text())
     about.pop("tie_word_embeddings", None)  # on the hub it is in the text's part or nowhere
