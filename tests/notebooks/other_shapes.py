@@ -79,7 +79,7 @@ def make_models(folder: Path, only: str) -> list[Path]:
     # More heads and layers than `show_heads` draws; 4,096 tokens, as Llama 2 has, and 32,768.
     text = {"num_hidden_layers": 9, "num_attention_heads": 16, "hidden_size": 128}
     llava = text | {"num_key_value_heads": 16, "max_position_embeddings": 4096}
-    qwen = text | {"max_position_embeddings": 32768}
+    qwen = text | {"num_key_value_heads": 8, "max_position_embeddings": 32768}
     models = {
         "llava-1.5-13b": ("llava-1.5", Sizes(side=336, patch=14, text=llava)),
         # By this name load() shows it a picture in one view, as it does on every CPU.
@@ -89,7 +89,7 @@ def make_models(folder: Path, only: str) -> list[Path]:
     for name, (member, sizes) in models.items():
         if only in name:
             made.append(folder / name)
-            make_member(member, made[-1], sizes=sizes, ending=1.8)
+            make_member(member, made[-1], sizes=sizes, readable=True)
     return made
 
 

@@ -207,11 +207,12 @@ def family_processor(name: str, config: Any, tokenizer: Any, sizes: Sizes = Size
 
 
 def make_member(
-    name: str, folder: Path, *, vocabulary: int = 512, sizes: Sizes = Sizes(), ending: float = 1
+    name: str, folder: Path, *, vocabulary: int = 512, sizes: Sizes = Sizes(), readable: bool = False
 ) -> Any:
     """Write a random model of the family to `folder`; return its processor, as it was saved.
 
-    Its answers hardly ever end; with an `ending` above 1 they do, the sooner the larger it is.
+    Its answers hardly ever end, and may hold any byte; with `readable` most come to an end, and are
+    of letters and signs.
     """
     tokenizer = build_tokenizer(WORDS, vocabulary)
     config = family_config(name, vocabulary, sizes)
@@ -221,7 +222,10 @@ def make_member(
         for weight in network.parameters():  # larger than transformers' own, so that words differ
             if weight.dim() > 1:
                 weight.normal_(std=0.3)
-        network.get_output_embeddings().weight[ENDS["eos_token_id"]] *= ending
+        if readable:
+            head = network.get_output_embeddings().weight
+            head[[number for number in range(vocabulary) if not _is_text(tokenizer, number)]] = 0
+            head[ENDS["eos_token_id"]] *= 1.8
     for key, value in ENDS.items():
         setattr(network.generation_config, key, value)
     processor = family_processor(name, config, tokenizer, sizes)
@@ -231,3 +235,9 @@ def make_member(
     (folder / "config.json").write_text(json.dumps(about))
     processor.save_pretrained(folder)
     return processor
+
+
+def _is_text(tokenizer: Any, number: int) -> bool:
+    """Whether a token can be shown: some of a small vocabulary are bytes that no font has."""
+    text = tokenizer.decode([number])
+    return text.replace("\n", "").isprintable() and "\ufffd" not in text
