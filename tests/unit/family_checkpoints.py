@@ -207,7 +207,12 @@ def family_processor(name: str, config: Any, tokenizer: Any, sizes: Sizes = Size
 
 
 def make_member(
-    name: str, folder: Path, *, vocabulary: int = 512, sizes: Sizes = Sizes(), readable: bool = False
+    name: str,
+    folder: Path,
+    *,
+    vocabulary: int = 512,
+    sizes: Sizes = Sizes(),
+    readable: bool = False,
 ) -> Any:
     """Write a random model of the family to `folder`; return its processor, as it was saved.
 
@@ -216,6 +221,7 @@ def make_member(
     """
     tokenizer = build_tokenizer(WORDS, vocabulary)
     config = family_config(name, vocabulary, sizes)
+    tokenizer.model_max_length = config.text_config.max_position_embeddings
     torch.manual_seed(7)
     network = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     with torch.no_grad():
