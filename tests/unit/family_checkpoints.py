@@ -230,8 +230,9 @@ def make_member(
                 weight.normal_(std=0.3)
         if readable:
             head = network.get_output_embeddings().weight
+            end = 1.8 * head[ENDS["eos_token_id"]]
             head[[number for number in range(vocabulary) if not _is_text(tokenizer, number)]] = 0
-            head[ENDS["eos_token_id"]] *= 1.8
+            head[ENDS["eos_token_id"]] = end
     for key, value in ENDS.items():
         setattr(network.generation_config, key, value)
     processor = family_processor(name, config, tokenizer, sizes)
@@ -244,6 +245,7 @@ def make_member(
 
 
 def _is_text(tokenizer: Any, number: int) -> bool:
-    """Whether a token can be shown: some of a small vocabulary are bytes that no font has."""
+    """Whether a token can be in a text: not a mark, as for a picture, nor a byte that no font has."""
     text = tokenizer.decode([number])
-    return text.replace("\n", "").isprintable() and "\ufffd" not in text
+    is_mark = number in tokenizer.all_special_ids
+    return text.replace("\n", "").isprintable() and "\ufffd" not in text and not is_mark
