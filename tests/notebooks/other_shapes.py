@@ -23,10 +23,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -205,10 +204,11 @@ def main(arguments: list[str]) -> int:
         pairs = [(path, model) for model in models for path in chosen]
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-            task = partial(run, keep=options.keep and options.keep.absolute())
-            for done in pool.map(task, *zip(*pairs, strict=True)):
-                print(done, flush=True)
-                failed += bool(done.complaints)
+            keep = options.keep and options.keep.absolute()
+            runs = [pool.submit(run, path, model, keep) for path, model in pairs]
+            for done in as_completed(runs):
+                print(done.result(), flush=True)
+                failed += bool(done.result().complaints)
     print(f"{len(pairs)} runs, {failed} failed, {time.perf_counter() - started:.0f} s")
     return int(failed > 0)
 

@@ -245,7 +245,7 @@ def make_member(
 
 
 def _is_text(tokenizer: Any, number: int) -> bool:
-    """Whether a token can be in a text: not a mark, as for a picture, nor a byte that no font has."""
+    """Whether a token can be in a text: not a mark, as for a picture, nor a byte without a font."""
     text = tokenizer.decode([number])
     is_mark = number in tokenizer.all_special_ids
     return text.replace("\n", "").isprintable() and "\ufffd" not in text and not is_mark
