@@ -7,7 +7,7 @@ settings, and the chat templates, in the form that the models on the hub have. A
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -230,8 +230,25 @@ FAMILY = {
 }
 
 
-def family_config(name: str, vocabulary: int) -> Any:
-    """The config of a member: the language model 64 wide, the tower 32, a picture 4 x 4 patches."""
+@dataclass(frozen=True)
+class Sizes:
+    """The square that a tower takes, in pixels, its patches, and what else a config is to say.
+
+    As it is, a picture is 4 x 4 patches.
+    """
+
+    side: int = SIDE
+    patch: int = PATCH
+    text: dict[str, Any] = field(default_factory=dict)
+    tower: dict[str, Any] = field(default_factory=dict)
+
+    def grid(self, grid: list[list[int]]) -> list[list[int]]:
+        """Return a grid for pictures of SIDE pixels as one of `side`."""
+        return [[length * self.side // SIDE for length in each] for each in grid]
+
+
+def family_config(name: str, vocabulary: int, sizes: Sizes = Sizes()) -> Any:
+    """The config of a member: the language model and the tower 64 wide."""
     member = FAMILY[name]
     text = {
         "vocab_size": vocabulary,
@@ -242,51 +259,68 @@ def family_config(name: str, vocabulary: int) -> Any:
         "max_position_embeddings": 2048,
         **ENDS,
         **member.text,
+        **sizes.text,
     }
     vision = {
         "hidden_size": 64,
         "intermediate_size": 256,
         "num_attention_heads": 4,
-        "image_size": SIDE,
-        "patch_size": PATCH,
+        "image_size": sizes.side,
+        "patch_size": sizes.patch,
         **member.tower,
+        **sizes.tower,
     }
     is_own = member.image_token != "<image>"
     image = vocabulary - len(member.tokens) if is_own else 3
     raw = {"text_config": text, "vision_config": vision, "image_token_index": image, **member.more}
+    if "image_grid_pinpoints" in raw:
+        raw["image_grid_pinpoints"] = sizes.grid(raw["image_grid_pinpoints"])
     return build_config({"model_type": member.kind.model_type, **raw})
 
 
-def family_processor(name: str, config: Any, tokenizer: Any) -> Any:
+def family_processor(name: str, config: Any, tokenizer: Any, sizes: Sizes = Sizes()) -> Any:
     """The processor of a member, as whoever publishes it builds it, without torchvision."""
-    template, side = FAMILY[name].template or None, {"height": SIDE, "width": SIDE}
+    template = FAMILY[name].template or None
+    side = {"height": sizes.side, "width": sizes.side}
     fields = {"tokenizer": tokenizer, "chat_template": template}
     fields |= {"image_token": FAMILY[name].image_token}
     if config.model_type == "llava_onevision":
         pixels = LlavaOnevisionImageProcessorPil(
             size=side,
-            image_grid_pinpoints=ONEVISION_GRID,
+            image_grid_pinpoints=sizes.grid(ONEVISION_GRID),
             image_mean=[0.5] * 3,
             image_std=[0.5] * 3,
         )
-        fields |= {"num_image_tokens": PATCHES, "vision_feature_select_strategy": "full"}
+        patches = (sizes.side // sizes.patch) ** 2
+        fields |= {"num_image_tokens": patches, "vision_feature_select_strategy": "full"}
         return OnevisionPictures(image_processor=pixels, **fields)
     if "siglip" in config.vision_config.model_type:
         pixels = SiglipImageProcessor(size=side, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-        fields |= {"patch_size": PATCH, "num_additional_image_tokens": 0}
+        fields |= {"patch_size": sizes.patch, "num_additional_image_tokens": 0}
         return LlavaProcessor(pixels, vision_feature_select_strategy="full", **fields)
-    fields |= {"patch_size": PATCH, "num_additional_image_tokens": 1}
+    fields |= {"patch_size": sizes.patch, "num_additional_image_tokens": 1}
     fields |= {"vision_feature_select_strategy": "default"}
-    sizes = {"size": {"shortest_edge": SIDE}, "crop_size": side}
+    made = {"size": {"shortest_edge": sizes.side}, "crop_size": side}
     if config.model_type == "llava_next":
-        pixels = LlavaNextImageProcessorPil(image_grid_pinpoints=NEXT_GRID, **sizes)
+        pixels = LlavaNextImageProcessorPil(image_grid_pinpoints=sizes.grid(NEXT_GRID), **made)
         return LlavaNextProcessor(image_processor=pixels, **fields)
-    pixels = LlavaImageProcessorPil(do_pad=True, **sizes)
+    pixels = LlavaImageProcessorPil(do_pad=True, **made)
     return LlavaProcessor(image_processor=pixels, **fields)
 
 
-def make_member(name: str, folder: Path, *, vocabulary: int = 512) -> Any:
-    """Write a random model of the family to `folder`; return its processor, as it was saved."""
+def make_member(
+    name: str,
+    folder: Path,
+    *,
+    vocabulary: int = 512,
+    sizes: Sizes = Sizes(),
+    readable: bool = False,
+) -> Any:
+    """Write a random model of the family to `folder`; return its processor, as it was saved.
+
+    Its answers hardly ever end, and may hold any byte; with `readable` most come to an end, and are
+    of letters and signs.
+    """
     member = FAMILY[name]
     tokenizer = build_tokenizer(WORDS, vocabulary - len(member.tokens))
     tokenizer.add_tokens([AddedToken(each, special=True) for each in member.tokens], True)
@@ -296,16 +330,22 @@ def make_member(name: str, folder: Path, *, vocabulary: int = 512) -> Any:
         about = {key: value for key, value in about.items() if "<image>" not in str(value)}
         (folder / "tokenizer_config.json").write_text(json.dumps(about))
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    config = family_config(name, vocabulary)
+    config = family_config(name, vocabulary, sizes)
+    tokenizer.model_max_length = config.text_config.max_position_embeddings
     torch.manual_seed(7)
     network = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for weight in network.parameters():  # larger than transformers' own, so that words differ
             if weight.dim() > 1:
                 weight.normal_(std=0.3)
+        if readable:
+            head = network.get_output_embeddings().weight
+            end = 1.8 * head[ENDS["eos_token_id"]]
+            head[[number for number in range(vocabulary) if not _is_text(tokenizer, number)]] = 0
+            head[ENDS["eos_token_id"]] = end
     for key, value in ENDS.items():
         setattr(network.generation_config, key, value)
-    processor = family_processor(name, config, tokenizer)
+    processor = family_processor(name, config, tokenizer, sizes)
     network.save_pretrained(folder)
     about = json.loads((folder / "config.json").read_text())
     about.pop("tie_word_embeddings", None)  # on the hub it is in the text's part or nowhere
@@ -360,3 +400,10 @@ def make_true_shape(name: str, folder: Path) -> None:
         vision_feature_select_strategy="full",
         chat_template=CHATML,
     ).save_pretrained(folder)
+
+
+def _is_text(tokenizer: Any, number: int) -> bool:
+    """Whether a token can be in a text: not a mark, as for a picture, nor a byte without a font."""
+    text = tokenizer.decode([number])
+    is_mark = number in tokenizer.all_special_ids
+    return text.replace("\n", "").isprintable() and "\ufffd" not in text and not is_mark

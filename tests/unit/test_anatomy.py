@@ -127,6 +127,13 @@ def test_hiding_the_thing_hurts_its_name_and_hiding_nothing_does_not(tiny):
     assert torch.equal(torch.tensor(axes.images[-1].get_array().data), drops[1])
 
 
+def test_what_is_hidden_in_its_own_colour_is_not_hidden(tiny):
+    insides = look_inside(tiny, Image.new("RGB", (336, 336), "white"), "What is on the left?")
+    own = blank_each_cell(tiny, insides, cells=2, blank=insides.pixels[0, :, 0, 0])
+    assert torch.allclose(own, torch.zeros(1), atol=1e-4)
+    assert blank_each_cell(tiny, insides, cells=2).abs().max() > 1e-3, "grey is another colour"
+
+
 def test_a_word_is_found_and_what_cannot_be_looked_at_is_said(tiny, picture, insides, monkeypatch):
     with pytest.raises(PromptError, match="cells is 9; this model has 8 patches along a side"):
         blank_each_cell(tiny, insides, cells=9)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,7 +67,7 @@ class Insides:
         """The answer's tokens as text."""
         return [token.text for token in self.tokens if token.kind == "answer"]
 
-    @property
+    @cached_property
     def on_picture(self) -> torch.Tensor:
         """The attention that falls on patches, (words, layers, heads, grid, grid)."""
         patches = torch.tensor([token.kind == "picture" for token in self.tokens])

@@ -15,6 +15,7 @@ from llava_nb.vram.track import closed_figure
 
 from .insides import Insides
 from .sight import row_of
+from .words import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +46,7 @@ def show_attention(
     over = attention_map(insides, word, layer, head)
     lay_over(axes, insides, over)
     where = f"layer {'all' if layer is None else layer}, head {'all' if head is None else head}"
-    text = insides.words[insides.place(word)].strip() or "the end"
+    text = visible(insides.words[insides.place(word)].strip()) or "the end"
     axes.set_title(f"{text}: {where}\n{over.sum():.0%} of it on the picture", fontsize=9)
     return figure
 

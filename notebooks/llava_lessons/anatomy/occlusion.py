@@ -1,7 +1,9 @@
 """What an answer depends on: blank one part of the picture after the other and see what changes.
 
-(Zeiler and Fergus, 2014, did this to networks that name pictures.) Blank is the mean colour of the
-pictures that the vision tower was trained on, which is also what a picture is padded with.
+(Zeiler and Fergus, 2014, did this to networks that name pictures.) Blank is, unless told otherwise,
+the mean colour of the pictures that the vision tower was trained on, which is also what a picture
+is padded with. On a plain background a square of it can itself be seen; the background's own colour
+hides better.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from llava_nb.errors import PromptError
 from .insides import Insides
 from .looking import lay_over
 from .sight import row_of
+from .words import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,23 +26,30 @@ if TYPE_CHECKING:
 
 
 def blank_each_cell(
-    llava: Llava, insides: Insides, *, cells: int = 8, batch_size: int = 8
+    llava: Llava,
+    insides: Insides,
+    *,
+    cells: int = 8,
+    batch_size: int = 8,
+    blank: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return how much less likely each word is with one cell blank, (words, cells, cells).
 
     In nats: the difference of the logarithms of its probability, the words before it given. The
-    picture is cut into `cells` x `cells`, and the model runs once for each. Raises PromptError if
-    a cell would be smaller than a patch.
+    picture is cut into `cells` x `cells`, and the model runs once for each. `blank` is a colour as
+    in `insides.pixels`, (3,); None is the mean colour. Raises PromptError if a cell would be
+    smaller than a patch.
     """
     if not 1 <= cells <= insides.grid:
         raise PromptError(f"cells is {cells}; this model has {insides.grid} patches along a side.")
     side = insides.pixels.shape[-1]
+    colour = 0 if blank is None else blank.to(insides.pixels)[:, None, None]  # 0: the mean
     edges = [round(side * line / cells) for line in range(cells + 1)]
     blanked = []
     for top, bottom in zip(edges, edges[1:], strict=False):
         for left, right in zip(edges, edges[1:], strict=False):
             pixels = insides.pixels.clone()
-            pixels[..., top:bottom, left:right] = 0  # the mean, as the pixels are normalised
+            pixels[..., top:bottom, left:right] = colour
             blanked.append(pixels)
     whole = _likelihoods(llava, insides, [insides.pixels])
     parts = [
@@ -77,6 +87,6 @@ def show_occlusion(insides: Insides, drops: torch.Tensor, word: str | int | None
     lay_over(axes, insides, over, "RdBu_r")
     axes.images[-1].set_clim(-limit, limit)
     figure.colorbar(axes.images[-1], ax=axes, shrink=0.7, label="nats lost when blank")
-    name = "the answer" if word is None else insides.words[insides.place(word)].strip()
+    name = "the answer" if word is None else visible(insides.words[insides.place(word)].strip())
     axes.set_title(f"what {name} depends on", fontsize=9)
     return figure

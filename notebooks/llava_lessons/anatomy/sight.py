@@ -31,12 +31,14 @@ def show_patches(insides: Insides) -> Figure:
     figure, (axes,) = row_of(1, side=4.5)
     axes.imshow(insides.seen)
     step, grid = insides.seen.width / insides.grid, insides.grid
+    few = grid <= 12
+    width = 0.8 if few else 0.25  # many wide lines would cover the picture
     for line in range(1, grid):
-        axes.axvline(line * step - 0.5, color="white", linewidth=0.8)
-        axes.axhline(line * step - 0.5, color="white", linewidth=0.8)
-        axes.axvline(line * step - 0.5, color="black", linewidth=0.8, linestyle=":")
-        axes.axhline(line * step - 0.5, color="black", linewidth=0.8, linestyle=":")
-    if grid <= 12:
+        axes.axvline(line * step - 0.5, color="white", linewidth=width)
+        axes.axhline(line * step - 0.5, color="white", linewidth=width)
+        axes.axvline(line * step - 0.5, color="black", linewidth=width, linestyle=":")
+        axes.axhline(line * step - 0.5, color="black", linewidth=width, linestyle=":")
+    if few:
         for number in range(grid * grid):
             x, y = (number % grid + 0.5) * step, (number // grid + 0.5) * step
             axes.text(x, y, str(number), ha="center", va="center", fontsize=7, color="grey")
@@ -66,10 +68,13 @@ def show_features(insides: Insides, layers: Sequence[int] | None = None) -> Figu
 def main_colours(features: torch.Tensor) -> torch.Tensor:
     """Return red, green and blue, (patches, 3) from 0 to 1: the first three principal components.
 
+    Of the features' directions, as large towers give a few patches of plain background a length
+    many times that of the others (Darcet and others, 2023), which would then be all that is seen.
     A component's sign is arbitrary. Here the patch that differs most from the mean along it always
     counts as positive, so the colours do not depend on the sign that the solver happened to give.
     """
-    centred = features - features.mean(dim=0)
+    directions = torch.nn.functional.normalize(features, dim=1)
+    centred = directions - directions.mean(dim=0)
     left, sizes, _ = torch.linalg.svd(centred, full_matrices=False)
     along = left[:, :3] * sizes[:3]  # (patches, 3)
     furthest = along.gather(0, along.abs().argmax(dim=0, keepdim=True))

@@ -60,8 +60,8 @@ def _pieces(tokens: tuple[Token, ...]) -> list[tuple[str, str]]:
 
 
 def visible(text: str) -> str:
-    """Write spaces and line breaks so that they can be seen."""
-    return text.replace(" ", "·").replace("\n", "↵")
+    """Write spaces and line breaks so that they can be seen, and dollars so that they are."""
+    return text.replace(" ", "·").replace("\n", "↵").replace("$", r"\$")  # else a formula
 
 
 def show_probabilities(insides: Insides, word: str | int = 0, top: int = 8) -> Figure:
@@ -81,7 +81,8 @@ def show_probabilities(insides: Insides, word: str | int = 0, top: int = 8) -> F
     for row, share in enumerate(shares.tolist()):
         axes.text(share + 0.01, row, f"{share:.1%}", va="center", fontsize=8)
     before = "".join(insides.words[:place]).strip() or "nothing yet"
-    axes.set_title(f"after: {before}", fontsize=9)
+    before = before if len(before) <= 80 else f"... {before[-76:]}"
+    axes.set_title(f"after: {before}".replace("$", r"\$"), fontsize=9)
     axes.set_xlabel("probability")
     return figure
 
