@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import lab_and_voila
+import numpy
 from chromium import WAIT
 from PIL import Image
 from playwright.sync_api import Browser, Locator, expect
@@ -184,4 +185,19 @@ def noise(path: Path, megabytes: float) -> Path:
 def png(path: Path, colour: str = "red", size: tuple[int, int] = (40, 20)) -> Path:
     """Write a small PNG of one colour."""
     Image.new("RGB", size, colour).save(path)
+    return path
+
+
+def photo(path: Path, size: tuple[int, int] = (4000, 3000), **options: Any) -> Path:
+    """Write a JPEG like a photo's: as much at every scale, edges, and the noise of a sensor."""
+    width, height = size
+    random = numpy.random.default_rng(0)
+    pixels = numpy.full((height, width, 3), 128, numpy.float32)
+    for side in (2, 5, 12, 30, 75, 190, 470):
+        spots = Image.fromarray(random.integers(0, 256, (side, side, 3), numpy.uint8))
+        pixels += (numpy.asarray(spots.resize(size, Image.Resampling.BICUBIC)) - 128.0) * 0.35
+    pixels[height // 3 : height // 2, width // 4 : width // 2] *= 0.4
+    pixels += random.normal(0, 18, (height, width, 1)).astype(numpy.float32)
+    picture = Image.fromarray(pixels.clip(0, 255).astype(numpy.uint8))
+    picture.save(path, quality=95, **options)
     return path
