@@ -9,7 +9,6 @@ jupyter-widgets/ipywidgets#3452.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,12 +21,17 @@ from playwright.sync_api import Browser, Locator
 
 PAGE = Path(__file__).with_name("colab_page.html")
 COLAB = f"""
-import os, sys, types
+import json, os, sys, types
 sys.path.insert(0, {str(FAKES)!r})
 os.environ["COLAB_RELEASE_TAG"] = "stand-in"
 callbacks = {{}}
 colab = sys.modules["google.colab"] = types.ModuleType("google.colab")
 colab.output = types.SimpleNamespace(register_callback=callbacks.__setitem__)
+
+def invoke(path):
+    with open(path) as file:
+        name, values, named = json.load(file)
+    callbacks[name](*values, **named)
 """
 SHOWN = ("_model_name", "_dom_classes", "children", "value", "description", "disabled")
 
@@ -117,9 +121,10 @@ class ColabPage(PanelPage):
 
     def _invoke(self, message: str) -> None:
         self.sent.append(len(message))
-        name, values, named = json.loads(message)
-        call = f"callbacks[{name!r}](*{values!r}, **{named!r}); None"
-        self._in_kernel(lambda: self.kernel.run(call))
+        # By a file: IPython takes minutes to read a cell of half a megabyte.
+        path = self.folder / "message.json"
+        path.write_text(message)
+        self._in_kernel(lambda: self.kernel.run(f"invoke({str(path)!r})"))
 
 
 @contextlib.contextmanager

@@ -129,7 +129,7 @@ def test_three_pictures_arrive_together(page, tmp_path, big_photo):
     expect(page.part("pictures").locator("img")).to_have_count(3)
 
 
-@pytest.mark.parametrize(("size", "repair"), [(50_000, "Pillow"), (12_000_000, "was not sent")])
+@pytest.mark.parametrize(("size", "repair"), [(50_000, "HEIC photo"), (12_000_000, "was not sent")])
 def test_what_the_browser_cannot_open_is_told(page, tmp_path, size, repair):
     path = tmp_path / f"IMG_{size}.heic"
     path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(size - 24))
