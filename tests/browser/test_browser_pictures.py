@@ -155,8 +155,10 @@ def test_enter_asks_and_shift_enter_is_a_new_line(page, tmp_path):
     assert box.input_value() == "One\ntwo"
     box.press("Home")  # in the middle Enter asks too
     # An input method ends a syllable with this: it is not a question yet.
-    box.evaluate("it => it.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter',"
-                 "isComposing: true, bubbles: true, composed: true, cancelable: true}))")
+    box.evaluate(
+        "it => it.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter',"
+        "isComposing: true, bubbles: true, composed: true, cancelable: true}))"
+    )
     box.press("Enter")
     expect(page.answer).to_have_text("(40, 20) One\ntwo no 0")
 
