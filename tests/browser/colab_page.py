@@ -49,8 +49,11 @@ class ColabPage(PanelPage):
         for name in ("pull", "press", "type", "invoke"):
             page.expose_function(name, getattr(self, f"_{name}"))
 
-    def run(self, *cells: str) -> None:
-        """Start a kernel, run the cells, and show what the last one displays."""
+    def run(self, *cells: str, script: bool = True) -> None:
+        """Start a kernel, run the cells, and show what the last one displays.
+
+        Without `script` the page shows the widgets alone.
+        """
         self.kernel = self._in_kernel(lambda: FrontEnd().__enter__())
         first = f"{COLAB}os.chdir({str(self.folder)!r})"
         for cell in (first, *cells):
@@ -58,9 +61,11 @@ class ColabPage(PanelPage):
         widget = "application/vnd.jupyter.widget-view+json"
         displays = [*self.kernel.displays, shown]
         (panel,) = {each[widget]["model_id"] for each in displays if widget in each}
-        (script,) = (each["text/html"] for each in displays if "text/html" in each)
+        (code,) = (each["text/html"] for each in displays if "text/html" in each)
         self.page.goto(PAGE.as_uri())
-        self.frame.locator("#ready").evaluate("(_, it) => show(...it)", [script, panel])
+        self.frame.locator("#ready").evaluate(
+            "(_, it) => show(...it)", [code if script else "", panel]
+        )
         self.shows("model", "Answers come from")
 
     def close(self) -> None:
@@ -128,11 +133,13 @@ class ColabPage(PanelPage):
 
 
 @contextlib.contextmanager
-def colab_page(browser: Browser, folder: Path, cells: tuple[str, ...]) -> Iterator[ColabPage]:
+def colab_page(
+    browser: Browser, folder: Path, cells: tuple[str, ...], *, script: bool = True
+) -> Iterator[ColabPage]:
     """Run these cells as in Colab; their panel stands on the page."""
     page = ColabPage(browser, folder)
     try:
-        page.run(*cells)
+        page.run(*cells, script=script)
         yield page
     finally:
         page.close()

@@ -201,14 +201,24 @@ class PanelPage:
 
 @contextlib.contextmanager
 def panel_page(
-    browser: Browser, server: lab_and_voila.Server, cells: tuple[str, ...], theme: str = "light"
+    browser: Browser,
+    server: lab_and_voila.Server,
+    cells: tuple[str, ...],
+    theme: str = "light",
+    name: str = "panel.ipynb",
+    without: str | None = None,
 ) -> Iterator[PanelPage]:
-    """Open a notebook of these cells and run it; its panel stands on the page."""
-    server.add_notebook("panel.ipynb", *cells)
+    """Open a notebook of these cells and run it; its panel stands on the page.
+
+    Addresses like `without` are not there.
+    """
+    server.add_notebook(name, *cells)
     size = dict(zip(("width", "height"), WIDE, strict=True))
     page = PanelPage(server, browser.new_page(viewport=size), theme)
+    if without is not None:
+        page.page.route(without, lambda route: route.abort())
     try:
-        page.run_all("panel.ipynb", theme)
+        page.run_all(name, theme)
         yield page
     finally:
         page.page.close()
