@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -23,11 +22,11 @@ from ipywidgets import Layout
 from ..errors import LlavaNbError, plain
 from ..images import example_picture
 from ..inference.answer import MAX_NEW_TOKENS
-from ..machine import place
 from ..prompts import DEFAULT_PROMPT, check_question
 from ..vram.report import vram_report
 from . import html
-from .sources import TOO_LARGE, Source, UploadButton, sources_of
+from .page import PageLink
+from .sources import Source, sources_of
 from .state import IDLE, Entry, Notice, Session
 from .worker import Worker
 
@@ -57,9 +56,6 @@ ABOUT_OPTIONS = (
     "same question gives the same answer; above it words are drawn, from the likeliest top-p."
 )
 SMALL = '<div style="line-height: 1.4"><small>{}</small></div>'  # a widget's lines are far apart
-RECONNECTED = f"The page was connected anew. Has a file that you chose not arrived? {TOO_LARGE}"
-RENEWED = f"This is a new upload button. {TOO_LARGE}"
-IN_A_CELL = "Run this in a cell of its own: panel.choose(google.colab.files.upload())."
 QUOTED = r"\".+\"|'.+'"
 
 
@@ -119,15 +115,12 @@ class Controls:
     `examples` are (HTML of a picture, question).
     """
 
-    def __init__(self, upload: UploadButton, examples: Sequence[tuple[str, str]]) -> None:
-        self.upload = upload
+    def __init__(self, page: PageLink, examples: Sequence[tuple[str, str]]) -> None:
         self.model, self.notice, self.memory = _html("model"), _html("notice"), _html("memory")
         self.pictures, self.answers = _html("pictures"), _html("answers")
 
         self.path = _text_area("Path or URL", placeholder="one a line; Enter opens", rows=1)
         self.open = _button("Open", "Open these paths or addresses")
-        self.renew = _button("Nothing arrived?", "A file was chosen and nothing happened")
-        self.colab = _button("Upload in Colab", "Colab's own upload, which takes large files")
 
         self.examples = [_button(text, "Take this picture and ask this") for _, text in examples]
         cards = [
@@ -165,7 +158,7 @@ class Controls:
             getattr(self, name).add_class(f"llava-{name}")
         self.all = (
             self.model,
-            _row(upload, self.path, self.open, self.colab, self.renew),
+            _row(page.widget, self.path, self.open),
             _row(*cards),
             self.pictures,
             _row(self.preset),
@@ -198,16 +191,23 @@ class CaptionPanel(widgets.VBox):
         session = Session(draft=DEFAULT_PROMPT, first_question=DEFAULT_PROMPT)
         self._worker = Worker(llava, session, self._show)
         guarded = self._worker.guarded
-        self._upload = UploadButton(guarded(self._choose), guarded(lambda: self._tell(RECONNECTED)))
+        self._page = PageLink(on_pictures=guarded(self._choose), on_ask=guarded(self._ask_typed))
         self._examples = [(Source(example_picture(name), name), text) for name, text in EXAMPLES]
         cards = [
             (html.picture(source.name, source.open().thumbnail, html.EXAMPLE), text)
             for source, text in self._examples
         ]
-        self.controls = Controls(self._upload, cards)
+        self.controls = Controls(self._page, cards)
         self._connect()
         super().__init__(self.controls.all, layout=Layout(width="100%"))
+        self.add_class("llava-panel")
+        if hasattr(self, "_ipython_display_"):  # and 7 by that
+            self.on_displayed(lambda _: self._page.display_script())
         self._show(session)
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:  # ipywidgets 8 is shown by this
+        self._page.display_script()
+        return super()._repr_mimebundle_(**options)
 
     def __repr__(self) -> str:
         return f"<CaptionPanel of {self.llava.name}, {len(self.history)} answer(s)>"
@@ -277,8 +277,6 @@ class CaptionPanel(widgets.VBox):
         controls, do, guarded = self.controls, self._worker.do, self._worker.guarded
         clicks: dict[widgets.Button, Callable[[], Any]] = {
             controls.open: lambda: self._open_paths(controls.path.value),
-            controls.renew: self._renew,
-            controls.colab: self._upload_in_colab,
             controls.ask: lambda: do(Session.ask, self._question()),
             controls.stop: self.stop,
             controls.more: lambda: do(Session.go_on, self._question("")),
@@ -293,7 +291,6 @@ class CaptionPanel(widgets.VBox):
         controls.question.observe(guarded(self._typed), "value")
         controls.path.observe(guarded(self._path_typed), "value")
         controls.preset.observe(guarded(self._preset), "value")
-        controls.colab.layout.display = None if place() == "colab" else "none"
 
     def _question(self, prompt: str | None = None, settings: Mapping[str, Any] = {}) -> Entry:
         """A question with the settings of this moment; None is what is in the box."""
@@ -334,31 +331,18 @@ class CaptionPanel(widgets.VBox):
             if change["new"] == self._in_the_box:
                 return  # written by the panel
             text = self._in_the_box = change["new"]
-            if pressed_enter(change["old"], text):
+            if not self._page.keys_seen and pressed_enter(change["old"], text):
                 self._worker.do(Session.ask, self._question(text.rstrip("\n")))
             else:
                 self._worker.do(Session.typed, text)
+
+    def _ask_typed(self, text: str) -> None:
+        self._worker.do(Session.ask, self._question(text))
 
     def _preset(self, change: Mapping[str, Any]) -> None:
         if change["new"]:
             self._worker.do(Session.typed, change["new"])
             self.controls.preset.value = ""  # so that the same one can be chosen again
-
-    def _renew(self) -> None:
-        self._upload.renew()
-        self._tell(RENEWED)
-
-    def _upload_in_colab(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            raise LlavaNbError(f"Colab's upload works in the main thread only. {IN_A_CELL}")
-        from google.colab import files
-
-        self._tell(f"Choose files below. No button there? {IN_A_CELL}", "busy")
-        # It waits for the person, in pieces that Colab can carry.
-        if uploaded := files.upload():
-            self._choose(sources_of((uploaded,)))
-        else:
-            self._tell(f"Nothing was uploaded. {TOO_LARGE}")
 
     def _save(self) -> None:
         names = ", ".join(map(str, self.save()))
@@ -395,8 +379,9 @@ class CaptionPanel(widgets.VBox):
 
     def _enable(self, session: Session) -> None:
         controls, can = self.controls, session.can
-        for widget in (self._upload.widget, controls.open, controls.colab, *controls.examples):
+        for widget in (controls.open, *controls.examples):
             widget.disabled = "choose" not in can
+        self._page.set_enabled("choose" in can)
         for name in ("ask", "stop", "more", "again", "clear", "save"):
             getattr(controls, name).disabled = name not in can
         several = len(session.conversations)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextvars
 import io
 import os
 import re
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +21,6 @@ TOO_LARGE = (
     "beside the notebook and give its path, give its http(s) address, or save it smaller."
 )
 BUFFERS = bytes | bytearray | memoryview
-SETTLE = 0.5  # seconds until a page that connects anew has asked for everything
 _ORIENTATION = 0x0112  # in EXIF; 1 is upright
 
 
@@ -49,16 +46,27 @@ class Picture:
 class Source:
     """Something to open: `given` is what `open_image` takes.
 
-    Of an upload `size` is how many bytes the browser said it has.
+    Of an upload `size` is how many bytes the browser said it has. If the page shrank the picture,
+    `shrunk_from` is its width and height before. `limit` is set if the page could not shrink it and
+    did not send it either: the bytes that the connection carries.
     """
 
     given: Any = field(repr=False)
     name: str
     size: int | None = None
+    shrunk_from: tuple[int, int] | None = None
+    limit: int | None = None
 
     def open(self) -> Picture:
         """Open it. Raises ImageError, whose message is the repair."""
         given, name = self.given, plain(self.name, 80)
+        if self.limit is not None:
+            raise ImageError(
+                f"'{name}' was not sent: the browser cannot open it to shrink it, and with "
+                f"{self.size or 0:,} bytes it is over the {self.limit:,} that go through to the "
+                "notebook. Save it as JPEG or PNG and choose that; or put the file beside the "
+                "notebook and give its path."
+            )
         if isinstance(given, BUFFERS):
             if self.size is not None and 0 < len(given) < self.size:
                 raise ImageError(
@@ -75,6 +83,9 @@ class Source:
         else:
             image = open_image(given)
             file, done = _read_header(given)
+        if self.shrunk_from is not None:
+            width, height = self.shrunk_from
+            done = (f"shrunk from {width} x {height} in the page", *done)
         return Picture(name, image, file, done, data_uri(image))
 
 
@@ -118,80 +129,22 @@ def _read_header(file: Any) -> tuple[str, tuple[str, ...]]:
         return "", ()
 
 
-class WatchedUpload(widgets.FileUpload):
-    """A FileUpload that calls `when_asked` if a page asks for its whole state."""
+class UploadButton(widgets.FileUpload):
+    """An upload button of ipywidgets, emptied as soon as something arrives.
 
-    when_asked: Callable[[], None] | None = None
-
-    def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
-        """Return the state; without `key` a page has been connected, anew or another one."""
-        if key is None and self.when_asked is not None:
-            self.when_asked()
-        return super().get_state(key, drop_defaults)
-
-
-class UploadButton(widgets.HBox):
-    """A box with an upload button, which is read, emptied, and replaced when it has died.
-
-    An upload larger than the connection carries never arrives, tells nobody, and leaves a button
-    that does nothing more; but the page then connects anew and asks every widget for its state.
-    `arrived` is called with a tuple of Sources, `reconnected` once the button was replaced for
-    that reason: both in any thread.
+    `arrived` is called with a tuple of Sources, in any thread.
     """
 
-    def __init__(
-        self, arrived: Callable[[tuple[Source, ...]], None], reconnected: Callable[[], None]
-    ) -> None:
-        self._arrived, self._reconnected = arrived, reconnected
-        self._timer: threading.Timer | None = None
-        # Voila runs the notebook first and connects its page then, asking twice: no loss.
-        in_voila = os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
-        self._expected = 2 if in_voila else 0
-        # ipykernel 7 sends a message to where the request came from that is being answered. The
-        # one by which a lost page is noticed is gone when the new button is there: so that one is
-        # made in the context of the cell.
-        self._context = contextvars.copy_context()
-        super().__init__(layout=widgets.Layout(width="auto"))
-        self.renew()
-
-    @property
-    def widget(self) -> widgets.FileUpload:
-        """The button of this moment."""
-        return self.children[0]
-
-    def renew(self) -> None:
-        """Put a new button in place of the old one."""
-        old = self.children
-        new = WatchedUpload(accept="image/*", multiple=True, description="Upload pictures")
-        new.layout.width = "auto"
+    def __init__(self, arrived: Callable[[tuple[Source, ...]], None], **options: Any) -> None:
+        super().__init__(accept="image/*", multiple=True, **options)
+        self._arrived = arrived
         # On 7 the value does not change when the same file comes twice; the counter does.
-        new.observe(self._take, "_counter" if new.has_trait("_counter") else "value")
-        new.add_class("llava-upload")
-        new.when_asked = self._when_asked
-        self.children = (new,)
-        for each in old:
-            each.when_asked = None
-            each.unobserve_all()
-            each.close()
+        self.observe(self._take, "_counter" if self.has_trait("_counter") else "value")
+        self.add_class("llava-upload")
 
     def _take(self, change: Mapping[str, Any]) -> None:
         if change["new"]:  # not when it is emptied
-            self._arrived(take_uploads(change["owner"]))
-
-    def _when_asked(self) -> None:
-        if self._expected:
-            self._expected -= 1
-        elif self._timer is None or not self._timer.is_alive():
-            # Not now: whoever asks is going through the list of all widgets.
-            self._timer = threading.Timer(SETTLE, self._context.copy().run, [self._replace])
-            self._timer.daemon = True
-            self._timer.start()
-
-    def _replace(self) -> None:
-        try:
-            self.renew()
-        finally:
-            self._reconnected()
+            self._arrived(take_uploads(self))
 
 
 def take_uploads(widget: widgets.FileUpload) -> tuple[Source, ...]:

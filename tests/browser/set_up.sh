@@ -8,6 +8,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../../colab_setup.sh"
 
 servers=(jupyterlab==4.6.6 voila==0.5.13)
+anywidget=anywidget==0.9.21 # its front end serves both versions of ipywidgets, and is Colab's
 # By the version of ipywidgets: the newest shows nothing of 7.
 declare -A front_ends=([7]=jupyterlab_widgets==1.1.11 [8]=jupyterlab_widgets==3.0.17)
 venv=$root/.venv-browser
@@ -24,6 +25,8 @@ if [[ -e "$venv/set-up/done" ]]; then
 fi
 echo '*' >"$venv/.gitignore"
 pip_install "$venv/bin/python" "JupyterLab and Voila for the browser tests" "${servers[@]}"
+# Without what it depends on: a front end of ipywidgets would come along.
+pip_install "$venv/bin/python" "the front end of anywidget" --no-deps "$anywidget"
 for version in "${!front_ends[@]}"; do
     pip_install "$venv/bin/python" "the front end of ipywidgets $version" --no-deps --upgrade \
         --target "$venv/ipywidgets-$version" "${front_ends[$version]}"

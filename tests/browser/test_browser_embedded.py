@@ -5,8 +5,7 @@ not run outside of them, and are not tested.
 """
 
 import pytest
-from lab_and_voila import VERSION
-from panel_page import EMBEDDED, NARROW, WIDE, noise, panel_page, png
+from panel_page import EMBEDDED, NARROW, WIDE, panel_page, png
 from playwright.sync_api import expect
 
 TOO_WIDE = """() => {
@@ -60,11 +59,6 @@ def test_two_pictures_are_answered_side_by_side(page, tmp_path):
     page.shoot("2-two-pictures")
 
 
-def test_six_megabytes_arrive(page, tmp_path):
-    page.upload(noise(tmp_path / "six.png", 6))
-    page.shows("pictures", "5.7 MiB")
-
-
 def test_nothing_is_wider_than_a_narrow_page(page):
     page.button("How many things are there?").click()
     page.shows("pictures", "three_shapes.png")
@@ -75,15 +69,3 @@ def test_nothing_is_wider_than_a_narrow_page(page):
     too_wide = page.page.evaluate(TOO_WIDE)
     page.resize(*WIDE)
     assert not too_wide, f"beyond the panel's right edge at {NARROW[0]} pixels: {too_wide}"
-
-
-def test_twelve_megabytes_are_lost_and_told_and_the_next_upload_works(page, tmp_path):
-    page.choose(noise(tmp_path / "twelve.png", 12))
-    if page.server.kind == "voila" and VERSION.startswith("7."):
-        # This front end asks for nothing when it connects anew: the panel cannot notice.
-        page.button("Nothing arrived?").click()
-    page.shows("notice", "save it smaller")
-    page.shoot("4-lost-upload")
-    page.upload(png(tmp_path / "small.png"))
-    page.ask("Describe this picture.")
-    page.shows("answers", "tokens in")

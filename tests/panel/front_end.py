@@ -21,11 +21,15 @@ FAKES = Path(__file__).parents[1] / "unit"
 
 
 class FrontEnd:
-    """A kernel, and the widgets of it as a page would know them: `widgets[comm id]`."""
+    """A kernel, and the widgets of it as a page would know them: `widgets[comm id]`.
+
+    `displays` is what cells displayed before their last line, by MIME type.
+    """
 
     def __init__(self) -> None:
         self.widgets: dict[str, dict[str, Any]] = {}
         self.errors: list[dict[str, Any]] = []
+        self.displays: list[dict[str, Any]] = []
         self.streams = ""
         self.manager = KernelManager()
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -71,6 +75,8 @@ class FrontEnd:
             self.widgets[content["comm_id"]].update(content["data"]["state"])
         elif kind == "comm_close":
             self.widgets.pop(content["comm_id"], None)
+        elif kind == "display_data":
+            self.displays.append(content["data"])
         elif kind == "error":
             self.errors.append(content)
         elif kind == "stream":
@@ -122,6 +128,12 @@ class FrontEnd:
         comm = self.find(name)
         self.widgets[comm]["value"] = value
         self.send(comm, {"method": "update", "state": {"value": value}, "buffer_paths": []})
+
+    def put(self, name: str, data: bytes) -> None:
+        """Send a picture as the panel's script does, through the widget that runs it."""
+        comm = next(comm for comm, state in self.widgets.items() if "_esm" in state)
+        about = {"kind": "picture", "choice": name, "at": 0, "sent": 1, "all": 1, "name": name}
+        self.send(comm, {"method": "custom", "content": about}, (data,))
 
     def upload(self, *files: tuple[str, bytes], lost: bool = False) -> None:
         """Choose files; `lost` sends an upload whose bytes are missing."""

@@ -69,6 +69,12 @@ def test_uploaded_bytes_do_not_stay_in_the_page(page):
     assert not any(state.get(name) for name in ("value", "data", "metadata", "_counter")), state
 
 
+def test_a_picture_from_the_script_arrives_and_stays_nowhere(page):
+    page.put("owl.png", png())
+    page.wait_for(lambda: "owl.png" in page.value("pictures") and page.enabled("ask"))
+    assert r"\x89PNG" not in str(page.widgets)
+
+
 def test_the_same_file_twice(page):
     with_picture(page)
     page.upload(("dog.png", png()), ("emu.png", png(30)))
@@ -80,20 +86,6 @@ def test_the_same_file_twice(page):
 def test_a_lost_upload_is_told_and_the_next_one_arrives(page):
     page.upload(("big.png", png()), lost=True)
     page.wait_for(lambda: "nothing arrived" in page.value("notice"))
-    with_picture(page)
-
-
-def test_a_button_that_died_is_replaced(page):
-    old = page.find("upload")
-    page.click("Nothing arrived?")
-    page.wait_for(lambda: old not in page.widgets)
-    with_picture(page)
-
-
-def test_a_page_that_connects_anew_is_noticed(page):
-    old = page.find("upload")
-    page.send(old, {"method": "request_state"})
-    page.wait_for(lambda: "connected anew" in page.value("notice") and old not in page.widgets)
     with_picture(page)
 
 

@@ -135,23 +135,23 @@ def receive(widget, *files):
 @pytest.fixture
 def upload():
     taken = []
-    button = UploadButton(taken.append, lambda: None)
+    button = UploadButton(taken.append)
     button.taken = taken
     return button
 
 
 def test_uploads_arrive_with_name_size_and_bytes(upload):
-    receive(upload.widget, ("a.png", PNG, len(PNG)), ("b.png", b"", 7))
+    receive(upload, ("a.png", PNG, len(PNG)), ("b.png", b"", 7))
     assert upload.taken == [(Source(PNG, "a.png", len(PNG)), Source(b"", "b.png", 7))]
     assert type(upload.taken[0][0].given) is bytes
 
 
 def test_two_uploads_of_one_name_both_arrive(upload):
-    receive(upload.widget, ("a.png", b"1", 1), ("a.png", b"2", 1))
+    receive(upload, ("a.png", b"1", 1), ("a.png", b"2", 1))
     assert [each.given for each in upload.taken[0]] == [b"1", b"2"]
 
 
 @pytest.mark.skipif(not SEVEN, reason="only ipywidgets 7 counts uploads")
 def test_a_counter_without_data_is_an_empty_upload(upload):
-    receive(upload.widget)
+    receive(upload)
     assert upload.taken == [(Source(b"", ""),)]
