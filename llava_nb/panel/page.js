@@ -112,7 +112,8 @@ function start(link, limit, send) {
       if (place.firstChild) continue;
       place.append(button(place, "choose", { multiple: "" }),
         button(place, "camera", { capture: "environment" }));
-      place.closest(".llava-place")?.classList.add("llava-live"); // and so no FileUpload
+      // Hides the FileUpload beside it. Classes given in Python may come later.
+      place.closest(".jupyter-widgets")?.classList.add("llava-live");
       send({ kind: "here" }, null);
     }
   }

@@ -26,6 +26,7 @@ from .worker import MOST
 TEXTS = {
     "choose": "Choose, drop or paste a picture",
     "camera": "Take a photo",
+    "upload": "Upload pictures",
     "reading": "Reading the picture ...",
     "lost": "The picture did not get through to the notebook. Choose it again.",
 }
@@ -67,7 +68,7 @@ class PageLink:
         self._texts, self._enabled = dict(TEXTS), True
         self._place = widgets.HTML(layout=widgets.Layout(width="auto", margin="0"))
         self._place.add_class("llava-place")
-        self.upload = UploadButton(on_pictures, description="Upload pictures")
+        self.upload = UploadButton(on_pictures, description=TEXTS["upload"])
         self.upload.layout.width = "auto"
         self.widget = widgets.VBox((self._place, self.upload))
         self.widget.layout.width = "auto"
@@ -119,7 +120,7 @@ class PageLink:
             f'data-most="{MOST}" data-texts="{texts}"></div>'
         )
         self.upload.disabled = not self._enabled
-        self.upload.description = self._texts["choose"]
+        self.upload.description = self._texts["upload"]
 
     # From the page: nothing that comes may be trusted, and nothing may raise.
 

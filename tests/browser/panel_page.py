@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import lab_and_voila
+import numpy
 from chromium import WAIT
 from PIL import Image
 from playwright.sync_api import Browser, Locator, expect
@@ -32,6 +33,20 @@ TWO_FRAMES = (
 )
 # Without its own typesetting, which comes from the network, ipywidgets 7 says this in Voila.
 NO_MATHJAX = "reading 'Queue'"
+
+SHELF = """() => {
+    document.getElementById('shelf')?.remove();
+    document.body.append(Object.assign(document.createElement('input'),
+        {type: 'file', multiple: true, id: 'shelf', hidden: true}));
+}"""
+HAND_OVER = """(where, [kinds, what]) => {
+    const carried = new DataTransfer();
+    for (const file of document.getElementById('shelf').files) carried.items.add(file);
+    const kind = what === 'dataTransfer' ? DragEvent : ClipboardEvent;
+    for (const each of kinds)
+        where.dispatchEvent(
+            new kind(each, {[what]: carried, bubbles: true, cancelable: true, composed: true}));
+}"""
 
 EMBEDDED = (
     "import llava_nb\nllava = llava_nb.load('tiny')",
@@ -67,8 +82,13 @@ class PanelPage:
         self.server, self.page, self.folder = server, page, server.notebooks
         self.errors: list[str] = []
         self._themes = list(THEMES) if server.kind == "lab" else [theme]
+        self.sent: list[int] = []  # bytes of each message to the kernel
         page.set_default_timeout(WAIT)
+        page.on("websocket", self._count)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def _count(self, socket: Any) -> None:
+        socket.on("framesent", lambda payload: self.sent.append(len(payload)))
 
     def run_all(self, notebook: str, theme: str) -> None:
         """Open a notebook, run it, and wait for the panel."""
@@ -109,10 +129,31 @@ class PanelPage:
         expect(self.part("stop")).to_be_disabled()
 
     def choose(self, *paths: Path) -> None:
-        """Press the upload button and choose files."""
+        """Press the button for pictures and choose files."""
         with self.page.expect_file_chooser() as chooser:
-            self.part("upload").click()
+            self.part("choose").click()
         chooser.value.set_files(paths)
+
+    def drop(self, *paths: Path, on: str = "panel") -> None:
+        """Drop files on a part of the panel, as from the desktop."""
+        self._hand_over(paths, self.part(on), ("dragenter", "dragover", "drop"), "dataTransfer")
+
+    def paste(self, *paths: Path, into: str = "question") -> None:
+        """Paste files into a part of the panel, or into its text area."""
+        text = self.part(into).locator("textarea")
+        where = text if text.count() else self.part(into)
+        self._hand_over(paths, where, ("paste",), "clipboardData")
+
+    def _hand_over(self, paths: Sequence[Path], where: Locator, kinds: Any, what: str) -> None:
+        """Dispatch events that carry files; an input of our own brings them onto the page."""
+        where.evaluate(SHELF)
+        self.shelf.set_input_files(paths)
+        where.evaluate(HAND_OVER, [list(kinds), what])
+
+    @property
+    def shelf(self) -> Locator:
+        """The input that files come onto the page by."""
+        return self.page.locator("#shelf")
 
     def upload(self, path: Path) -> None:
         """Choose a file and wait until it is shown and can be asked about."""
@@ -184,4 +225,19 @@ def noise(path: Path, megabytes: float) -> Path:
 def png(path: Path, colour: str = "red", size: tuple[int, int] = (40, 20)) -> Path:
     """Write a small PNG of one colour."""
     Image.new("RGB", size, colour).save(path)
+    return path
+
+
+def photo(path: Path, size: tuple[int, int] = (4000, 3000), **options: Any) -> Path:
+    """Write a JPEG like a photo's: as much at every scale, edges, and the noise of a sensor."""
+    width, height = size
+    random = numpy.random.default_rng(0)
+    pixels = numpy.full((height, width, 3), 128, numpy.float32)
+    for side in (2, 5, 12, 30, 75, 190, 470):
+        spots = Image.fromarray(random.integers(0, 256, (side, side, 3), numpy.uint8))
+        pixels += (numpy.asarray(spots.resize(size, Image.Resampling.BICUBIC)) - 128.0) * 0.35
+    pixels[height // 3 : height // 2, width // 4 : width // 2] *= 0.4
+    pixels += random.normal(0, 26, (height, width, 1)).astype(numpy.float32)
+    picture = Image.fromarray(pixels.clip(0, 255).astype(numpy.uint8))
+    picture.save(path, quality=96, **options)
     return path

@@ -21,11 +21,15 @@ FAKES = Path(__file__).parents[1] / "unit"
 
 
 class FrontEnd:
-    """A kernel, and the widgets of it as a page would know them: `widgets[comm id]`."""
+    """A kernel, and the widgets of it as a page would know them: `widgets[comm id]`.
+
+    `displays` is what cells displayed before their last line, by MIME type.
+    """
 
     def __init__(self) -> None:
         self.widgets: dict[str, dict[str, Any]] = {}
         self.errors: list[dict[str, Any]] = []
+        self.displays: list[dict[str, Any]] = []
         self.streams = ""
         self.manager = KernelManager()
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -71,6 +75,8 @@ class FrontEnd:
             self.widgets[content["comm_id"]].update(content["data"]["state"])
         elif kind == "comm_close":
             self.widgets.pop(content["comm_id"], None)
+        elif kind == "display_data":
+            self.displays.append(content["data"])
         elif kind == "error":
             self.errors.append(content)
         elif kind == "stream":
