@@ -73,6 +73,7 @@ class Controls:
         examples: Sequence[tuple[str, str]],
         presets: Sequence[tuple[str, str]],
         compared: Sequence[tuple[str, Any]],
+        models: Sequence[str],
     ) -> None:
         self.pictures, self.notice = named_html("pictures"), named_html("notice")
         area = {"layout": Layout(width="auto", margin="0")}
@@ -92,7 +93,7 @@ class Controls:
         )
 
         self.empty = named_html("empty", f"<span>{texts['empty']}</span>")
-        self.models = widgets.Dropdown(description=texts["model"], options=[])
+        self.models = widgets.Dropdown(description=texts["model"], options=models)
         self.load = _button(texts["load"], "load", "primary")
         self.why = named_html("why")
         self.loader = _box("loader", self.why, self.models, self.load)
@@ -129,8 +130,9 @@ class Controls:
         self.compare = widgets.Dropdown(description=texts["compare"], options=compared)
         self.show_details = _shown_by(texts["details"], "show-details", self.details)
         about = named_html("hint", f"<span>{texts['about_options']}</span>")
-        options = (*self.sliders, self.compare, about, self.memory, self.show_details, self.details)
-        self.options = _box("options", *options)
+        settings = _box("settings", *self.sliders, self.compare, about)
+        taken = _box("taken", self.memory, self.show_details, self.details)
+        self.options = _box("options", settings, taken)
         self.show_options = _shown_by(texts["options"], "show-options", self.options)
         foot = _box("foot", self.model, self.clear, self.save, self.show_options)
         grid = _box("grid", self.left, right, foot, self.options)

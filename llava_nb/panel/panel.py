@@ -30,6 +30,7 @@ from ..sizes import GIB
 from ..vram.report import vram_report
 from . import html
 from .controls import Controls, named_html, set_class, show
+from .page import TEXTS as PAGE_TEXTS
 from .page import PageLink
 from .sources import Source, sources_of
 from .state import ANSWERING, IDLE, LOADING, OPENING, STOPPING, Entry, Notice, Session
@@ -109,7 +110,7 @@ class CaptionPanel(widgets.VBox):
         self._worker = Worker(llava, session, self._show, self._load, texts)
         guarded = self._worker.guarded
         self._page = PageLink(on_pictures=guarded(self._choose), on_ask=guarded(self._ask_typed))
-        self._page.set_texts(texts)
+        self._page.set_texts({name: texts[name] for name in (*PAGE_TEXTS, "talk", "question")})
         self._examples = [(sources_of((picture,))[0], text) for picture, text in examples]
         cards = []
         for source, text in self._examples:
@@ -121,10 +122,11 @@ class CaptionPanel(widgets.VBox):
         if llava is None or getattr(llava, "style", None):
             style = OTHER_STYLE if getattr(llava, "style", "") != OTHER_STYLE else DEFAULT_STYLE
             compared.append((self._said({"style": style}), {"style": style}))
-        self.controls = Controls(self._page, texts, title, cards, presets, compared)
+        why = self._models_that_fit() if llava is None else ""
+        names = list(self._quantizations)
+        self.controls = Controls(self._page, texts, title, cards, presets, compared, names)
+        self.controls.why.value = f"<span>{html.escape(why)}</span>"
         self._connect()
-        if llava is None:
-            self._offer_models()
         super().__init__(self.controls.all, layout=Layout(width="auto"))
         self.add_class("llava-panel")
         if hasattr(self, "_ipython_display_"):  # and 7 by that
@@ -339,15 +341,13 @@ class CaptionPanel(widgets.VBox):
     def _save(self) -> None:
         self._worker.do(Session.tell, "saved", "info", ", ".join(map(str, self.save())))
 
-    def _offer_models(self) -> None:
-        """Offer what fits this machine, the best first."""
+    def _models_that_fit(self) -> str:
+        """Note which models fit this machine, the best first; return why it is the best."""
         report = check_gpu()
         best = recommend(report)
         names = [best.model, *(each.model for each in reversed(report.verdicts) if each.fits)]
         self._quantizations = dict.fromkeys(names, "4bit") | {best.model: best.quantization}
-        self.controls.models.options = list(self._quantizations)
-        why = html.escape(f"{self._texts['these_fit']} {best}")
-        self.controls.why.value = f"<span>{why}</span>"
+        return f"{self._texts['these_fit']} {best}."
 
     def _load(self, model: str) -> Any:
         """In a job's thread: load a model."""

@@ -33,6 +33,7 @@ PRESETS = (
 _TEXTS = {
     # The picture.
     "choose": ("Choose, drop or paste a picture", "그림을 고르거나 끌어다 놓거나 붙여 넣기"),
+    "upload": ("Upload pictures", "그림 올리기"),
     "camera": ("Take a photo", "사진 찍기"),
     "reading": ("Sending the picture ...", "그림을 보내는 중 ..."),
     "lost": (
@@ -54,8 +55,8 @@ _TEXTS = {
     ),
     "question": ("Question", "질문"),
     "question_hint": (
-        "Ask about the picture. Enter asks, Shift+Enter begins a line.",
-        "그림에 대해 물어보세요. Enter는 묻기, Shift+Enter는 줄바꿈입니다.",
+        "Ask about the picture. Enter asks.",
+        "그림에 대해 물어보세요. Enter를 누르면 묻습니다.",
     ),
     "ask": ("Ask", "묻기"),
     "ask_all": ("Ask about all {about}", "{about}장 모두 묻기"),
