@@ -131,13 +131,16 @@ def turns(session: Session, texts: Mapping[str, str]) -> dict[int, str]:
         cells = asked.setdefault(entry.turn, {})
         cells.setdefault((entry.key, entry.variant), []).append(entry)
     order = [each.key for each in session.conversations]
-    several = len(order) > 1
     shown = {}
     for turn, cells in sorted(asked.items()):
         first = next(iter(cells.values()))[0]
+        compared = any(variant for _, variant in cells)
         columns = ""
-        for _, entries in sorted(cells.items(), key=lambda each: (order.index(each[0][0]), each[0][1])):
-            columns += _cell(entries, session, texts, several, several or len(cells) > 1)
+        for where in sorted(cells, key=lambda where: (order.index(where[0]), where[1])):
+            entry = cells[where][0]
+            label = [entry.picture] if len(order) > 1 else []
+            label += [entry.variant or said_settings(entry, texts)] if compared else []
+            columns += _cell(" · ".join(label), cells[where], session, texts)
         busy = "true" if any(each.turn == turn for each in session.todo) else "false"
         shown[turn] = (
             f'<div class="llava-turn" aria-busy="{busy}"><div class="llava-q" dir="auto">'
@@ -146,15 +149,9 @@ def turns(session: Session, texts: Mapping[str, str]) -> dict[int, str]:
     return shown
 
 
-def _cell(
-    entries: Sequence[Entry], session: Session, texts: Mapping[str, str], several: bool, labelled: bool
-) -> str:
+def _cell(label: str, entries: Sequence[Entry], session: Session, texts: Mapping[str, str]) -> str:
     """Return one answer, or what failed after it, under a label where there are others beside."""
-    names = [entries[0].picture] if several else []
-    if labelled:
-        names.append(entries[0].variant or ("" if several else said_settings(entries[0], texts)))
-    label = escape(" · ".join(filter(None, names)))
-    shown = f'<div class="llava-label">{label}</div>' if label else ""
+    shown = f'<div class="llava-label">{escape(label)}</div>' if label else ""
     for entry in entries:
         under_way = any(entry is each for each in session.todo)
         shown += _under_way(entry, session, texts) if under_way else _entry(entry, texts)

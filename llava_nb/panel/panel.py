@@ -406,7 +406,7 @@ class CaptionPanel(widgets.VBox):
             controls.thread.children = shown
         if again and self._turns:  # once more: the update before may have been lost on the way
             self._turns[max(self._turns)].send_state("value")
-        show(controls.empty, not turns and not _is_offered(self.state))
+        show(controls.empty, not turns and self.llava is not None)
 
     def _progress(self, session: Session) -> str:
         """How far a model has been loaded."""

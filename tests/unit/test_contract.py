@@ -26,7 +26,7 @@ CALLS = {
     "example_picture": "name",
     "caption_folder": "llava, folder, output, *, prompt='Describe this picture.', batch_size=8, "
     "recursive=False, engine='local'",
-    "caption_panel": "llava",
+    "caption_panel": "llava=None, *, title='', examples=None, presets=None, language='en'",
     "Llava.caption_image": "image_file, prompt='Describe this picture.'",
     "Llava.ask": f"image, prompt, *, {ANSWER_SETTINGS}",
     "Llava.stream": f"image, prompt, *, {ANSWER_SETTINGS}",
