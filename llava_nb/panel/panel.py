@@ -400,10 +400,12 @@ class CaptionPanel(widgets.VBox):
             if number not in self._turns:
                 self._turns[number] = named_html("answers")
             self._turns[number].value = value
-        self._turns = {number: self._turns[number] for number in turns}
+        gone = [self._turns.pop(number) for number in set(self._turns) - set(turns)]
         shown = (*controls.before, *self._turns.values(), *controls.after)
         if controls.thread.children != shown:
             controls.thread.children = shown
+        for each in gone:
+            each.close()
         if again and self._turns:  # once more: the update before may have been lost on the way
             self._turns[max(self._turns)].send_state("value")
         show(controls.empty, not turns and self.llava is not None)
@@ -436,9 +438,10 @@ class CaptionPanel(widgets.VBox):
         is_stop = session.phase in (ANSWERING, STOPPING) or "stop" in can
         several, texts = len(session.conversations), self._texts
         ask = texts["ask_all"].format(about=several) if several > 1 else texts["ask"]
-        controls.ask.description = texts["stop"] if is_stop else ask
-        set_class(controls.ask, "stops", is_stop)
-        controls.ask.disabled = not can & {"ask", "stop"}
+        with controls.ask.hold_sync():  # in one message: a Stop too early could be pressed
+            controls.ask.description = texts["stop"] if is_stop else ask
+            set_class(controls.ask, "stops", is_stop)
+            controls.ask.disabled = not can & {"ask", "stop"}
 
 
 def _is_offered(session: Session) -> bool:
