@@ -127,7 +127,9 @@ class Controls:
         self.top_p = _slider(widgets.FloatSlider, texts["top_p"], 1, min=0.05, max=1, step=0.05)
         self.sliders = (self.length, self.temperature, self.top_p)
         widgets.dlink((self.temperature, "value"), (self.top_p, "disabled"), lambda it: it == 0)
-        self.compare = widgets.Dropdown(description=texts["compare"], options=compared)
+        self.compare = _named(
+            widgets.Dropdown(description=texts["compare"], options=compared), "compare"
+        )
         self.show_details = _shown_by(texts["details"], "show-details", self.details)
         about = named_html("hint", f"<span>{texts['about_options']}</span>")
         settings = _box("settings", *self.sliders, self.compare, about)

@@ -2,7 +2,7 @@
 // kernel; Enter in the question box asks. page.py appends the call of `jupyter` or `colab`.
 
 const SIDE = 1344; // pixels of the longer side: 4 x 336, the most that LLaVA-NeXT's tiles show
-const SMALL = 1e6; // bytes: a smaller file of no more pixels is sent as it is
+const SMALL = 9e5; // bytes: below, a file of no more pixels is sent as it is
 const QUALITIES = [0.9, 0.8, 0.65, 0.5, 0.3]; // of JPEG; the first that is small enough
 const FEW_COLOURS = 128; // among 64 x 64 pixels: a drawing or a text, which JPEG would blur
 

@@ -9,7 +9,6 @@ jupyter-widgets/ipywidgets#3452.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,12 +21,17 @@ from playwright.sync_api import Browser, Locator
 
 PAGE = Path(__file__).with_name("colab_page.html")
 COLAB = f"""
-import os, sys, types
+import json, os, sys, types
 sys.path.insert(0, {str(FAKES)!r})
 os.environ["COLAB_RELEASE_TAG"] = "stand-in"
 callbacks = {{}}
 colab = sys.modules["google.colab"] = types.ModuleType("google.colab")
 colab.output = types.SimpleNamespace(register_callback=callbacks.__setitem__)
+
+def invoke(path):
+    with open(path) as file:
+        name, values, named = json.load(file)
+    callbacks[name](*values, **named)
 """
 SHOWN = ("_model_name", "_dom_classes", "children", "value", "description", "disabled")
 
@@ -45,8 +49,11 @@ class ColabPage(PanelPage):
         for name in ("pull", "press", "type", "invoke"):
             page.expose_function(name, getattr(self, f"_{name}"))
 
-    def run(self, *cells: str) -> None:
-        """Start a kernel, run the cells, and show what the last one displays."""
+    def run(self, *cells: str, script: bool = True) -> None:
+        """Start a kernel, run the cells, and show what the last one displays.
+
+        Without `script` the page shows the widgets alone.
+        """
         self.kernel = self._in_kernel(lambda: FrontEnd().__enter__())
         first = f"{COLAB}os.chdir({str(self.folder)!r})"
         for cell in (first, *cells):
@@ -54,9 +61,11 @@ class ColabPage(PanelPage):
         widget = "application/vnd.jupyter.widget-view+json"
         displays = [*self.kernel.displays, shown]
         (panel,) = {each[widget]["model_id"] for each in displays if widget in each}
-        (script,) = (each["text/html"] for each in displays if "text/html" in each)
+        (code,) = (each["text/html"] for each in displays if "text/html" in each)
         self.page.goto(PAGE.as_uri())
-        self.frame.locator("#ready").evaluate("(_, it) => show(...it)", [script, panel])
+        self.frame.locator("#ready").evaluate(
+            "(_, it) => show(...it)", [code if script else "", panel]
+        )
         self.shows("model", "Answers come from")
 
     def close(self) -> None:
@@ -117,17 +126,20 @@ class ColabPage(PanelPage):
 
     def _invoke(self, message: str) -> None:
         self.sent.append(len(message))
-        name, values, named = json.loads(message)
-        call = f"callbacks[{name!r}](*{values!r}, **{named!r}); None"
-        self._in_kernel(lambda: self.kernel.run(call))
+        # By a file: IPython takes minutes to read a cell of half a megabyte.
+        path = self.folder / "message.json"
+        path.write_text(message)
+        self._in_kernel(lambda: self.kernel.run(f"invoke({str(path)!r})"))
 
 
 @contextlib.contextmanager
-def colab_page(browser: Browser, folder: Path, cells: tuple[str, ...]) -> Iterator[ColabPage]:
+def colab_page(
+    browser: Browser, folder: Path, cells: tuple[str, ...], *, script: bool = True
+) -> Iterator[ColabPage]:
     """Run these cells as in Colab; their panel stands on the page."""
     page = ColabPage(browser, folder)
     try:
-        page.run(*cells)
+        page.run(*cells, script=script)
         yield page
     finally:
         page.close()

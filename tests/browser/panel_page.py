@@ -118,7 +118,7 @@ class PanelPage:
     @property
     def answer(self) -> Locator:
         """The last answer shown."""
-        return self.page.locator(".llava-answers .llava-answer").last
+        return self.part("answers").locator(".llava-answer").last
 
     @property
     def talk(self) -> Locator:
@@ -206,14 +206,24 @@ class PanelPage:
 
 @contextlib.contextmanager
 def panel_page(
-    browser: Browser, server: lab_and_voila.Server, cells: tuple[str, ...], theme: str = "light"
+    browser: Browser,
+    server: lab_and_voila.Server,
+    cells: tuple[str, ...],
+    theme: str = "light",
+    name: str = "panel.ipynb",
+    without: str | None = None,
 ) -> Iterator[PanelPage]:
-    """Open a notebook of these cells and run it; its panel stands on the page."""
-    server.add_notebook("panel.ipynb", *cells)
+    """Open a notebook of these cells and run it; its panel stands on the page.
+
+    Addresses like `without` are not there.
+    """
+    server.add_notebook(name, *cells)
     size = dict(zip(("width", "height"), WIDE, strict=True))
     page = PanelPage(server, browser.new_page(viewport=size), theme)
+    if without is not None:
+        page.page.route(without, lambda route: route.abort())
     try:
-        page.run_all("panel.ipynb", theme)
+        page.run_all(name, theme)
         yield page
     finally:
         page.page.close()
@@ -234,15 +244,16 @@ def png(path: Path, colour: str = "red", size: tuple[int, int] = (40, 20)) -> Pa
 
 
 def photo(path: Path, size: tuple[int, int] = (4000, 3000), **options: Any) -> Path:
-    """Write a JPEG like a photo's: as much at every scale, edges, and the noise of a sensor."""
+    """Write a JPEG like a photo: large things in colour, detail, edges, the noise of a sensor."""
     width, height = size
     random = numpy.random.default_rng(0)
     pixels = numpy.full((height, width, 3), 128, numpy.float32)
-    for side in (2, 5, 12, 30, 75, 190, 470):
-        spots = Image.fromarray(random.integers(0, 256, (side, side, 3), numpy.uint8))
-        pixels += (numpy.asarray(spots.resize(size, Image.Resampling.BICUBIC)) - 128.0) * 0.35
+    for side, bands in ((2, 3), (6, 3), (16, 3), (45, 1), (130, 1), (400, 1)):
+        spots = random.integers(0, 256, (side, side, bands), numpy.uint8).repeat(3 // bands, axis=2)
+        spots = Image.fromarray(spots).resize(size, Image.Resampling.BICUBIC)
+        pixels += (numpy.asarray(spots, numpy.float32) - 128) * 0.3
     pixels[height // 3 : height // 2, width // 4 : width // 2] *= 0.4
-    pixels += random.normal(0, 26, (height, width, 1)).astype(numpy.float32)
+    pixels += random.standard_normal((height, width, 1), numpy.float32) * 18
     picture = Image.fromarray(pixels.clip(0, 255).astype(numpy.uint8))
-    picture.save(path, quality=96, **options)
+    picture.save(path, quality=99, **options)
     return path

@@ -134,6 +134,12 @@ class FrontEnd:
         self.widgets[comm]["value"] = value
         self.send(comm, {"method": "update", "state": {"value": value}, "buffer_paths": []})
 
+    def put(self, name: str, data: bytes) -> None:
+        """Send a picture as the panel's script does, through the widget that runs it."""
+        comm = next(comm for comm, state in self.widgets.items() if "_esm" in state)
+        about = {"kind": "picture", "choice": name, "at": 0, "sent": 1, "all": 1, "name": name}
+        self.send(comm, {"method": "custom", "content": about}, (data,))
+
     def upload(self, *files: tuple[str, bytes], lost: bool = False) -> None:
         """Choose files; `lost` sends an upload whose bytes are missing."""
         comm = self.find("upload")

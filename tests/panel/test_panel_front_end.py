@@ -74,6 +74,12 @@ def test_uploaded_bytes_do_not_stay_in_the_page(page):
     assert not any(state.get(name) for name in ("value", "data", "metadata", "_counter")), state
 
 
+def test_a_picture_from_the_script_arrives_and_stays_nowhere(page):
+    page.put("owl.png", png())
+    page.wait_for(lambda: "owl.png" in page.value("pictures") and page.enabled("ask"))
+    assert r"\x89PNG" not in str(page.widgets)
+
+
 def test_the_same_file_twice(page):
     with_picture(page)
     page.upload(("dog.png", png()), ("emu.png", png(30)))
