@@ -24,7 +24,6 @@ from ..catalog import find
 from ..errors import LlavaNbError, plain
 from ..gpu import check_gpu, recommend
 from ..images import example_picture
-from ..loading.find import fetched_bytes
 from ..prompts import DEFAULT_PROMPT, DEFAULT_STYLE, check_question
 from ..sizes import GIB
 from ..vram.report import vram_report
@@ -412,6 +411,8 @@ class CaptionPanel(widgets.VBox):
 
     def _progress(self, session: Session) -> str:
         """How far a model has been loaded."""
+        from ..loading.find import fetched_bytes  # for the reason above
+
         info = find(session.job.model)
         done = min(fetched_bytes(info.hub_id), info.download_bytes) if info.hub_id else 0
         said = [self._texts["seconds"].format(about=int(session.seconds))]

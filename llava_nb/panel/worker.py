@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..errors import LlavaNbError, plain
-from ..inference.chat import Turn
 from .state import IDLE, LOADING, OPENING, STOPPING, Entry, Session
 
 PACE = 0.1  # seconds between two reports of an answer: a page that is flooded loses the last ones
@@ -184,6 +183,8 @@ class Worker:
 
 def _chat_of(llava: Any, conversation: Any) -> Any:
     """Begin a chat that knows what was answered before."""
+    from ..inference.chat import Turn  # which imports torch; a loaded model has
+
     chat = llava.chat(conversation.picture.image, forget_oldest=True)
     chat.turns.extend(Turn(each.prompt, each.answer) for each in conversation.answered)
     return chat

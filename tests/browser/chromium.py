@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-WAIT = 15_000  # milliseconds until something that should come is held to be missing
+WAIT = 60_000  # milliseconds until something that should come is held to be missing
 ARGUMENTS = [
     "--no-sandbox",  # the tests may run as root
     "--disable-gpu",

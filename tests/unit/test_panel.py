@@ -596,7 +596,7 @@ def test_a_model_that_cannot_be_loaded_is_told_and_another_can_be_tried(monkeypa
 
 def test_how_far_a_download_is_is_shown(monkeypatch):
     going = threading.Event()
-    monkeypatch.setattr("llava_nb.panel.panel.fetched_bytes", lambda hub_id: 2**29)
+    monkeypatch.setattr("llava_nb.loading.find.fetched_bytes", lambda hub_id: 2**29)
     panel = without_model(monkeypatch, lambda *_, **__: going.wait(20) and FakeLlava())
     panel.controls.load.click()
     wait_until(lambda: "0.5 of " in page(panel).text and " 1 s" in page(panel).text)
