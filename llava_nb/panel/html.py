@@ -189,7 +189,9 @@ def _entry(entry: Entry, texts: Mapping[str, str]) -> str:
     if entry.answer is not None:
         seconds, rate = entry.answer.seconds, entry.answer.tokens_per_second
         figures = [texts["figures"].format(seconds=seconds, rate=rate)]
-        figures.append({"limit": texts["limit"], "stopped": texts["stopped_short"]}.get(entry.finish))
+        figures.append(
+            {"limit": texts["limit"], "stopped": texts["stopped_short"]}.get(entry.finish)
+        )
     said = escape(" · ".join(filter(None, figures)))
     if entry.text:
         said += (
@@ -230,7 +232,8 @@ def memory_bar(report: Any, texts: Mapping[str, str]) -> str:
         said = f"{escape(texts[name])} {count / GIB:.1f} GiB"
         bar += f'<span class="llava-{name}" style="{share}"></span>'
         legend += f'<span><i class="llava-{name}"></i>{said}</span>'
-    return f'<div class="llava-bar" aria-hidden="true">{bar}</div><div class="llava-legend">{legend}</div>'
+    bar = f'<div class="llava-bar" aria-hidden="true">{bar}</div>'
+    return f'{bar}<div class="llava-legend">{legend}</div>'
 
 
 # The record.
@@ -299,10 +302,9 @@ def to_page(entries: Sequence[Entry]) -> str:
 
 def _article(entries: Sequence[Entry]) -> str:
     """Return what was asked about one picture, with the picture once."""
-    return (
-        f"<article><div>{picture(entries[0].picture, entries[0].thumbnail)}"
-        f"<p>{escape(entries[0].picture)}</p></div><div>{''.join(map(_row, entries))}</div></article>\n"
-    )
+    name, rows = entries[0].picture, "".join(map(_row, entries))
+    shown = f"<div>{picture(name, entries[0].thumbnail)}<p>{escape(name)}</p></div>"
+    return f"<article>{shown}<div>{rows}</div></article>\n"
 
 
 def _row(entry: Entry) -> str:

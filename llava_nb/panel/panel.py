@@ -117,7 +117,9 @@ class CaptionPanel(widgets.VBox):
             cards.append((html.picture(opened.name, opened.thumbnail), text))
         self._presets = presets
         compared = [(texts["nothing"], {})]
-        compared += [(self._said({"temperature": each}), {"temperature": each}) for each in COMPARED]
+        compared += [
+            (self._said({"temperature": each}), {"temperature": each}) for each in COMPARED
+        ]
         if llava is None or getattr(llava, "style", None):
             style = OTHER_STYLE if getattr(llava, "style", "") != OTHER_STYLE else DEFAULT_STYLE
             compared.append((self._said({"style": style}), {"style": style}))
@@ -275,7 +277,9 @@ class CaptionPanel(widgets.VBox):
         """Name settings in the panel's language, as far as it has words for them."""
         words = {"temperature": self._texts["temperature"].lower() + " {about}"}
         words["style"] = self._texts["style"]
-        said = (words.get(name, f"{name} {{about}}").format(about=it) for name, it in settings.items())
+        said = (
+            words.get(name, f"{name} {{about}}").format(about=it) for name, it in settings.items()
+        )
         return ", ".join(said)
 
     def _ask(self, question: Entry) -> None:

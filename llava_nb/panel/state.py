@@ -203,7 +203,11 @@ class Session:
         session = replace(session, draft="", next_turn=self.next_turn + 1)
         about = {"prompt": prompt, "turn": self.next_turn}
         return session._begin_answers(
-            [_about(each, one, **about) for each in self.conversations for one in (question, *beside)]
+            [
+                _about(each, one, **about)
+                for each in self.conversations
+                for one in (question, *beside)
+            ]
         )
 
     def regenerate(self, question: Entry) -> Session:

@@ -68,7 +68,10 @@ _TEXTS = {
     "copy_by_hand": ("Selected: press Ctrl+C", "선택됨: Ctrl+C를 누르세요"),
     "looking": ("reading the picture, {about} s", "그림을 읽는 중, {about}초"),
     "next": ("comes next", "다음 차례"),
-    "figures": ("{seconds:.1f} s · {rate:.1f} tokens/s", "{seconds:.1f}초 · 초당 토큰 {rate:.1f}개"),
+    "figures": (
+        "{seconds:.1f} s · {rate:.1f} tokens/s",
+        "{seconds:.1f}초 · 초당 토큰 {rate:.1f}개",
+    ),
     "limit": ("cut at the limit", "길이 제한에서 끊김"),
     "stopped_short": ("stopped", "멈춤"),
     "drawings_only": (
@@ -76,7 +79,8 @@ _TEXTS = {
         'load("llava-onevision-0.5b") on a CPU, load() with a GPU (in Colab: Runtime > Change '
         "runtime type > T4).",
         "이 모델은 색깔 있는 도형 그림만 압니다. 사진은 진짜 모델에게 물으세요. CPU에서는 "
-        'load("llava-onevision-0.5b"), GPU가 있으면 load()입니다(Colab: 런타임 > 런타임 유형 변경 > T4).',
+        'load("llava-onevision-0.5b"), GPU가 있으면 load()입니다'
+        "(Colab: 런타임 > 런타임 유형 변경 > T4).",
     ),
     "more_presets": ("More ...", "더 보기 ..."),
     # Options.
@@ -104,7 +108,10 @@ _TEXTS = {
     "on": ("on {about}", "{about}"),
     "cpu": ("the CPU", "CPU"),
     "memory": ("{used} of {total} GiB of {about}", "{about} {total} GiB 중 {used} GiB"),
-    "closed": ("{about} has been closed. Load it again.", "{about}은(는) 닫혔습니다. 다시 불러오세요."),
+    "closed": (
+        "{about} has been closed. Load it again.",
+        "{about}은(는) 닫혔습니다. 다시 불러오세요.",
+    ),
     "no_model_yet": ("No model yet", "아직 모델이 없습니다"),
     "model": ("Model", "모델"),
     "load": ("Load", "불러오기"),
@@ -125,7 +132,10 @@ _TEXTS = {
     "no_question": ("Write a question first.", "먼저 질문을 쓰세요."),
     "no_path": ("Write a path or an address first.", "먼저 경로나 주소를 쓰세요."),
     "opening": ("Opening {about} ...", "{about} 여는 중 ..."),
-    "comes_next": ("{about} comes as soon as this has ended.", "이 일이 끝나면 {about} 차례입니다."),
+    "comes_next": (
+        "{about} comes as soon as this has ended.",
+        "이 일이 끝나면 {about} 차례입니다.",
+    ),
     "busy": (
         "Still at work: wait for the end, or press Stop first.",
         "아직 일하는 중입니다. 끝나기를 기다리거나 먼저 멈춤을 누르세요.",
@@ -137,7 +147,10 @@ _TEXTS = {
         "The picture could not be opened: choose it again.",
         "그림을 열 수 없었습니다. 다시 골라 주세요.",
     ),
-    "nothing_arrived": ("No picture arrived: choose it again.", "그림이 오지 않았습니다. 다시 고르세요."),
+    "nothing_arrived": (
+        "No picture arrived: choose it again.",
+        "그림이 오지 않았습니다. 다시 고르세요.",
+    ),
     "stopping": ("Stopping ...", "멈추는 중 ..."),
     "stopped": ("Stopped.", "멈췄습니다."),
     "stopped_before": ("Stopped. Not asked: {about}.", "멈췄습니다. 묻지 않은 것: {about}."),

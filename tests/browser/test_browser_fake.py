@@ -15,7 +15,8 @@ EVIL = "<img src=x onerror=window.ran=1>"
 LOOK_FOR_FAULTS = """async () => {
     const found = await axe.run('.llava-panel');
     return found.violations.filter(each => ['serious', 'critical'].includes(each.impact))
-        .map(each => `${each.id}: ${each.nodes[0].html.slice(0, 150)} ${each.nodes[0].failureSummary}`);
+        .map(each => [each.id, each.nodes[0].html.slice(0, 150), each.nodes[0].failureSummary])
+        .map(each => each.join(': '));
 }"""
 IN_ONE_SCREEN = """() => {
     const parts = ['pictures', 'talk', 'question', 'ask'].map(
@@ -139,7 +140,9 @@ def test_scripts_from_outside_are_shown_and_saved_as_text(page, tmp_path):
 
 def test_markdown_is_shown_as_such(page, tmp_path):
     page.upload(png(tmp_path / "md.png"))
-    page.ask("**Bold** and `code`\n\n- one\n- two\n\n[a](https://a.example) [b](javascript:window.ran=1)")
+    page.ask(
+        "**Bold** and `code`\n\n- one\n- two\n\n[a](https://a.example) [b](javascript:window.ran=1)"
+    )
     expect(page.answer.locator("strong")).to_have_text("Bold")
     expect(page.answer.locator("code")).to_have_text("code")
     expect(page.answer.locator("li")).to_have_count(2)

@@ -111,7 +111,11 @@ class FrontEnd:
 
     def text(self, name: str) -> str:
         """Return the values of all widgets with this class, one after the other."""
-        states = [each for each in self.widgets.values() if f"llava-{name}" in each.get("_dom_classes", ())]
+        states = [
+            each
+            for each in self.widgets.values()
+            if f"llava-{name}" in each.get("_dom_classes", ())
+        ]
         return "".join(each["value"] for each in states)
 
     def enabled(self, name: str) -> bool:

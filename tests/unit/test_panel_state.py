@@ -136,7 +136,9 @@ clicks = st.one_of(
     prompts.map(lambda prompt: (Session.resume, BEFORE)),
     st.sampled_from(["", "What?"]).map(lambda text: (Session.typed, text)),
 )
-outcomes = st.sampled_from(["eos", "limit", "stopped", "piece", "failed", "ticked", "ended", "ended"])
+outcomes = st.sampled_from(
+    ["eos", "limit", "stopped", "piece", "failed", "ticked", "ended", "ended"]
+)
 # The oldest job that still reports, or the newest.
 reports = st.tuples(st.sampled_from([0, -1]), outcomes)
 # A picture, opened at once, and a question: so that many sequences get far.
