@@ -53,7 +53,7 @@ CHAT_ENDS = (
     "<end_of_turn>",
     "<|end_of_text|>",
 )
-_loaded: dict[tuple, Llava] = {}  # at most one
+_loaded: dict[tuple, Llava] = {}  # one, and those that were to stay beside it
 
 
 def load(
@@ -63,6 +63,7 @@ def load(
     token: str | None = None,
     cache_dir: str | Path | None = None,
     check: bool = True,
+    alone: bool = True,
 ) -> Llava:
     """Load a LLaVA and return it ready to be asked.
 
@@ -73,8 +74,9 @@ def load(
     public ones are fetched without any. `check` compares what the model needs with free disk, RAM
     and VRAM before anything is fetched.
 
-    The same call again returns the same object; another model releases the one before. Raises
-    ModelError with the repair in its message, DoesNotFitError (a ModelError) if something is short.
+    The same call again returns the same object; another model releases the one before, unless
+    `alone` is False: then both stay, to be compared. Raises ModelError with the repair in its
+    message, DoesNotFitError (a ModelError) if something is short.
     """
     check_quantization(quantization)
     access = _access(token, cache_dir)
@@ -88,7 +90,8 @@ def load(
     stamp = checkpoint.stamp if checkpoint else ("auto",)
     key = (*stamp, quantization, access["cache_dir"])
     if key not in _loaded or _loaded[key].closed:
-        release()
+        if alone:
+            release()
         report = check_gpu(ask_torch=True)  # one look at the machine serves all that follows
         if checkpoint is None:
             choice = recommend(report)
@@ -144,7 +147,7 @@ def _access(token: object, cache_dir: object) -> dict[str, Any]:
 
 
 def release() -> None:
-    """Close the model that is loaded, if any, so that its memory is free."""
+    """Close what is loaded, if anything, so that its memory is free."""
     while _loaded:
         _loaded.popitem()[1].close()
 

@@ -15,7 +15,8 @@ from llava_nb.inference.chat import Chat
 ANSWER_SETTINGS = "max_new_tokens=256, temperature=0.0, top_p=None, stop=None"
 CALLS = {
     "check_gpu": "",
-    "load": "model='auto', *, quantization='4bit', token=None, cache_dir=None, check=True",
+    "load": "model='auto', *, quantization='4bit', token=None, cache_dir=None, check=True, "
+    "alone=True",
     "estimate_vram": "model, *, quantization='4bit', images=1, prompt_tokens=64, "
     "max_new_tokens=1024, batch_size=1",
     "vram_report": "",

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+import llava_nb
 from llava_lessons.pictures import scene_of
 from llava_lessons.tiny.questions import describe_scene
 from llava_nb import caption_panel
@@ -70,6 +71,14 @@ def test_two_prompt_styles_are_compared_and_the_second_leaves_no_trace(panel, ti
     assert first.text == describe_scene(scene_of(THREE)) and tiny.style == "vicuna_v1"
     assert second.settings["style"] == "chatml" and second.finish != "failed"
     assert panel.ask(COUNT)[0].answer.reused_tokens > 64
+
+
+def test_a_second_form_answers_beside(panel, tiny):
+    other = llava_nb.load("tiny", quantization=None, alone=False)
+    first, second = panel.compare(DESCRIBE, other=other)
+    other.close()
+    assert first.text == second.text == describe_scene(scene_of(THREE))
+    assert second.variant == "tiny unquantised" and not tiny.closed
 
 
 def test_a_conversation_brought_back_goes_on(panel, tiny):
