@@ -66,7 +66,7 @@ function start(link, limit, send) {
   const places = () => document.querySelectorAll(`.llava-drop[data-link="${link}"]`);
   const panelOf = (place) => place.closest(".llava-panel") ?? place;
   const placeOf = (element) =>
-    [...places()].find((place) => panelOf(place).contains(element));
+    element instanceof Node && [...places()].find((place) => panelOf(place).contains(element));
   const isOff = (place) => place.dataset.enabled !== "true";
   const stopping = new AbortController();
   const on = (kind, action) =>
@@ -107,8 +107,25 @@ function start(link, limit, send) {
     return made;
   }
 
+  function name(place) {
+    // For screen readers, what widgets cannot say of themselves.
+    const panel = panelOf(place), texts = JSON.parse(place.dataset.texts);
+    const say = (where, about) => {
+      for (const each of panel.querySelectorAll(where))
+        for (const [key, value] of Object.entries(about(each)))
+          if (value && !each.hasAttribute(key)) each.setAttribute(key, value);
+    };
+    const label = (each) => each.closest(".llava-slider")?.querySelector("label")?.textContent;
+    say(".llava-thread", () => ({ role: "log", "aria-live": "polite", "aria-label": texts.talk }));
+    say(".llava-talk", () => ({ role: "region", tabindex: "0", "aria-label": texts.talk }));
+    say(".llava-question textarea", () => ({ "aria-label": texts.question }));
+    say(".llava-path textarea", () => ({ "aria-label": texts.by_path }));
+    say(".llava-slider [role=slider]", (each) => ({ "aria-label": label(each) }));
+  }
+
   function draw() {
     for (const place of places()) {
+      name(place);
       if (place.firstChild) continue;
       place.append(button(place, "choose", { multiple: "" }),
         button(place, "camera", { capture: "environment" }));
@@ -135,7 +152,7 @@ function start(link, limit, send) {
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) on(kind, dropped);
   on("paste", (event) => {
     const field = event.target.closest?.("input, textarea, [contenteditable]");
-    const place = placeOf(event.target) ?? (field ? null : touched);
+    const place = placeOf(event.target) || (field ? null : touched);
     const files = [...(event.clipboardData?.files ?? [])];
     const pictures = files.filter((each) => each.type.startsWith("image/"));
     if (!place || isOff(place) || !pictures.length) return;
@@ -145,11 +162,15 @@ function start(link, limit, send) {
     event.stopPropagation();
     take(place, pictures);
   });
+  const questionOf = ({ target }) => placeOf(target)
+    && target.closest?.(".llava-question textarea, textarea.llava-question");
+  // JupyterLab 4 prevents new lines in text areas that it does not know: those of ipywidgets 7.
+  on("beforeinput", (event) => questionOf(event) && event.stopPropagation());
   on("keydown", (event) => {
-    const text = event.target.closest?.(".llava-question textarea, textarea.llava-question");
+    const text = questionOf(event);
     // 229: the key belongs to an input method, as Korean is written with.
     if (event.key !== "Enter" || event.isComposing || event.keyCode === 229) return;
-    if (!text || !placeOf(text)) return;
+    if (!text) return;
     event.stopImmediatePropagation();
     if (event.shiftKey) return; // a new line
     event.preventDefault();

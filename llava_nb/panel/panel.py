@@ -109,7 +109,9 @@ class CaptionPanel(widgets.VBox):
         self._worker = Worker(llava, session, self._show, self._load, texts)
         guarded = self._worker.guarded
         self._page = PageLink(on_pictures=guarded(self._choose), on_ask=guarded(self._ask_typed))
-        self._page.set_texts({name: texts[name] for name in (*PAGE_TEXTS, "talk", "question")})
+        self._page.set_texts(
+            {name: texts[name] for name in (*PAGE_TEXTS, "talk", "question", "by_path")}
+        )
         self._examples = [(sources_of((picture,))[0], text) for picture, text in examples]
         cards = []
         for source, text in self._examples:

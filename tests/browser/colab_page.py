@@ -61,7 +61,7 @@ class ColabPage(PanelPage):
         widget = "application/vnd.jupyter.widget-view+json"
         displays = [*self.kernel.displays, shown]
         (panel,) = {each[widget]["model_id"] for each in displays if widget in each}
-        (code,) = (each["text/html"] for each in displays if "text/html" in each)
+        (code,) = {each["text/html"] for each in displays if "text/html" in each}
         self.page.goto(PAGE.as_uri())
         self.frame.locator("#ready").evaluate(
             "(_, it) => show(...it)", [code if script else "", panel]

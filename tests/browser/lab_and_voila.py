@@ -36,6 +36,7 @@ KERNEL = {
     "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
 }
 NO_NEWS = {"fetchNews": "false", "checkForUpdates": False}
+KEEP_STATE = {"saveState": True}  # a saved notebook then has the state of its widgets
 COMMANDS = {
     "lab": (
         "jupyterlab",
@@ -102,11 +103,14 @@ class Server:
     def write_settings(self) -> None:
         """Lay out the folder: the kernel under test, and no questions from JupyterLab."""
         kernel = self._folder / "jupyter_data_dir" / "kernels" / "tests" / "kernel.json"
-        news = self._folder / "settings" / "@jupyterlab" / "apputils-extension"
+        settings = self._folder / "settings"
+        news = settings / "@jupyterlab" / "apputils-extension"
+        manager = settings / "@jupyter-widgets" / "jupyterlab-manager"
         self.notebooks.mkdir()
         for path, content in (
             (kernel, KERNEL),
             (news / "notification.jupyterlab-settings", NO_NEWS),
+            (manager / "plugin.jupyterlab-settings", KEEP_STATE),
         ):
             path.parent.mkdir(parents=True)
             path.write_text(json.dumps(content))

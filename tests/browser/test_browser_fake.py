@@ -6,7 +6,7 @@ Each test brings its own picture, and so a conversation of its own.
 import json
 
 import pytest
-from lab_and_voila import AXE, VERSION
+from lab_and_voila import AXE
 from panel_page import FAKE, NARROW, NO_MATHJAX, WIDE, panel_page, png
 from playwright.sync_api import expect
 
@@ -107,12 +107,7 @@ def test_the_keyboard_is_enough_to_ask(page, tmp_path):
     assert passed[-1] == "question", f"Tab went from the upload button to {passed}"
     page.page.keyboard.press("Control+A")
     page.page.keyboard.insert_text("Why so?")  # at once: a click may overtake single keys
-    if page.server.kind == "lab" and VERSION.startswith("7."):
-        # JupyterLab 4 keeps Enter from the text areas of ipywidgets 7: on to the button.
-        page.page.keyboard.press("Tab")
-        page.page.keyboard.press("Space")
-    else:
-        page.page.keyboard.press("Enter")
+    page.page.keyboard.press("Enter")
     expect(page.answer).to_have_text("(40, 20) Why so? no 0")
 
 
@@ -175,8 +170,7 @@ def test_the_newest_is_in_view_and_who_scrolled_up_stays_there(page, tmp_path):
     talk = page.part("talk")
     page.talk.get_by_text("Line 12").last.scroll_into_view_if_needed()
     before = talk.evaluate(SCROLLED)
-    page.part("question").locator("textarea").fill("More " + "words " * 300)
-    page.page.keyboard.press("Control+Enter")  # nothing: the button asks
+    page.part("question").locator("textarea").fill("More " + "words " * 200)
     page.part("ask").evaluate("it => it.click()")
     expect(page.answer).to_contain_text("no 2")
     page.is_free()
@@ -209,6 +203,14 @@ def test_copy_copies_the_answer_beside_it(page, tmp_path):
     page.button("Copy").click()
     expect(page.talk.locator(".llava-copy")).to_have_text("Copied")
     assert page.page.evaluate("getSelection().toString()").strip() == "(40, 20) Why? no 0"
+
+
+def test_the_conversation_is_a_live_region_and_can_be_scrolled_by_keys(page):
+    expect(page.page.get_by_role("log", name="Conversation")).to_have_attribute(
+        "aria-live", "polite"
+    )
+    page.page.get_by_role("region", name="Conversation").focus()
+    expect(page.part("talk")).to_be_focused()
 
 
 @pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])

@@ -197,7 +197,6 @@ def test_nothing_of_a_picture_stays_in_the_notebook(opened, big_photo, tmp_path)
     opened.shows("pictures", "kept.jpg")
     notebook = opened.folder / "panel.ipynb"
     before = notebook.stat().st_mtime_ns
-    opened.command("@jupyter-widgets/jupyterlab-manager:saveWidgetState")
     opened.command("docmanager:save")
     end = time.monotonic() + 20
     while notebook.stat().st_mtime_ns == before:
@@ -206,5 +205,4 @@ def test_nothing_of_a_picture_stays_in_the_notebook(opened, big_photo, tmp_path)
     text = notebook.read_text(encoding="utf-8")
     assert "llava-drop" in text, "the state of the widgets was not saved"
     # Thumbnails of 320 pixels stay, and the script; the photo alone would be half a megabyte.
-    print("NOTEBOOK", len(text))
     assert len(text) < 250_000
