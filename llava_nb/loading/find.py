@@ -413,3 +413,15 @@ def weight_names(folder: Path) -> set[str] | None:
         return set(shards_named(folder / index)) if index else None
     except (OSError, SafetensorError, ModelError):
         return None  # damaged; reading it says so
+
+
+def fetched_bytes(hub_id: str) -> int:
+    """Return how many bytes of a model are in the hub's cache, those still being fetched too."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    blobs = Path(HF_HUB_CACHE, repo_folder_name(repo_id=hub_id, repo_type="model"), "blobs")
+    try:
+        return sum(file.stat().st_size for file in os.scandir(blobs))
+    except OSError:  # there is none yet, or one has just been given its final name
+        return 0

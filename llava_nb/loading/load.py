@@ -43,7 +43,7 @@ from .weights import (
 
 # Special tokens that end an answer wherever a tokenizer has them, whatever else is said.
 CHAT_ENDS = "<|im_end|> <|eot_id|> <|eom_id|> <|end|> <end_of_turn> <|end_of_text|>".split()
-_loaded: dict[tuple, Llava] = {}  # at most one
+_loaded: dict[tuple, Llava] = {}  # one, and those that were to stay beside it
 
 
 def load(
@@ -53,6 +53,7 @@ def load(
     token: str | None = None,
     cache_dir: str | Path | None = None,
     check: bool = True,
+    alone: bool = True,
 ) -> Llava:
     """Load a LLaVA and return it ready to be asked.
 
@@ -63,8 +64,9 @@ def load(
     public ones are fetched without any. `check` compares what the model needs with free disk, RAM
     and VRAM before anything is fetched.
 
-    The same call again returns the same object; another model releases the one before. Raises
-    ModelError with the repair in its message, DoesNotFitError (a ModelError) if something is short.
+    The same call again returns the same object; another model releases the one before, unless
+    `alone` is False: then both stay, to be compared. Raises ModelError with the repair in its
+    message, DoesNotFitError (a ModelError) if something is short.
     """
     check_quantization(quantization)
     access = _access(token, cache_dir)
@@ -78,7 +80,8 @@ def load(
     stamp = checkpoint.stamp if checkpoint else ("auto",)
     key = (*stamp, quantization, access["cache_dir"])
     if key not in _loaded or _loaded[key].closed:
-        release()
+        if alone:
+            release()
         report = check_gpu(ask_torch=True)  # one look at the machine serves all that follows
         if checkpoint is None:
             choice = recommend(report)
@@ -132,7 +135,7 @@ def _access(token: object, cache_dir: object) -> dict[str, Any]:
 
 
 def release() -> None:
-    """Close the model that is loaded, if any, so that its memory is free."""
+    """Close what is loaded, if anything, so that its memory is free."""
     while _loaded:
         _loaded.popitem()[1].close()
 

@@ -1,149 +1,256 @@
 """What the panel shows as HTML, and its record as CSV, JSON lines and a page.
 
 Everything that came from outside (names, questions, answers, errors) stays text: it is escaped
-here and shown as the characters it has, and a spreadsheet that opens the CSV runs no formula.
-There are no colours of its own for text, so that it reads in light and dark themes; columns wrap
-on a narrow page.
+here and shown as the characters it has, and a spreadsheet that opens the CSV runs no formula. Of
+Markdown an answer may have what `markdown` makes, out of text that is escaped already.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..catalog import known_models
+from ..catalog import CHOSEN_FROM
 from ..files import PAGE_BEGINNING, safe_cell, written_beside
-from ..sizes import IN_WORDS
-from .state import ANSWERING, Conversation, Entry, Notice, Session
+from ..sizes import GIB
+from ..vram.report import REMEMBERED
+from .state import ANSWERING, Entry, Notice, Session
 
-COLUMNS = "display: flex; flex-wrap: wrap; gap: 0.5em 1.5em; line-height: 1.45"
-COLUMN = "flex: 1 1 15em; min-width: 0; max-width: 60em; overflow-wrap: anywhere"
-TEXT = "white-space: pre-wrap; margin: 0.2em 0; font-size: 1.1em"
-QUESTION = "white-space: pre-wrap; margin: 0.8em 0 0; font-weight: bold"
-FIGURES = "opacity: 0.75; font-size: 0.9em"
-EXAMPLE = "max-width: 6em; max-height: 6em; display: block; margin: 0 auto"
-PICTURE = "max-width: 100%; max-height: 16em; display: block"
-NOTICE = (
-    "border-left: 4px solid {colour}; padding: 0.2em 0.6em; white-space: pre-wrap; "
-    "overflow-wrap: anywhere; line-height: 1.45"
-)
-EDGES = {"info": "hsl(210, 60%, 55%)", "busy": "hsl(45, 80%, 50%)", "error": "hsl(0, 70%, 55%)"}
+STYLE = f"<style>{Path(__file__).with_name('panel.css').read_text('utf-8')}</style>"
 # The text comes from the page itself, never from here: nothing is put into this line. Where
 # copying is not allowed, the text is left selected for Ctrl+C.
 COPY = (
-    "const r=document.createRange();r.selectNodeContents(this.previousElementSibling);"
-    "const s=getSelection();s.removeAllRanges();s.addRange(r);"
-    "this.textContent=document.execCommand('copy')?'Copied':'Selected: press Ctrl+C'"
+    "const r=document.createRange(),s=getSelection();"
+    "r.selectNodeContents(this.closest('.llava-entry').querySelector('.llava-answer'));"
+    "s.removeAllRanges();s.addRange(r);"
+    "this.textContent=document.execCommand('copy')?this.dataset.done:this.dataset.byHand"
 )
-BUTTON = (
-    "font: inherit; color: inherit; background: transparent; border: 1px solid; "
-    "border-radius: 3px; padding: 0 0.6em; opacity: 0.75; cursor: pointer"
+# What the embedded model says of whatever is no drawing that it knows.
+DECLINES = "I cannot tell from this picture."
+
+
+# Markdown: the little of it that models write. Each pattern is for escaped text.
+_FENCED = re.compile(r"^```[^\n]*\n(.*?)(?:^```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+_MARKED = re.compile(r"[ \t]*(?:(#{1,6})|([-*+•])|(\d{1,3})[.)])[ \t]+(.*)")
+_INLINE = re.compile(
+    r"`([^`\n]+)`|\*\*(?=\S)(.+?)(?<=\S)\*\*|(?<![\w*])\*(?=[^\s*])([^*\n]+?)(?<=\S)\*(?![\w*])"
+    r"|\[([^\]\n]+)\]\((https?://[^\s()<>]+)\)"
 )
-# The legend of the memory bar beside itself instead of below: it is the least important thing.
-MEMORY_STYLE = (
-    "<style>.llava-memory table, .llava-memory tbody {display: flex; flex-wrap: wrap} "
-    ".llava-memory tr {display: flex; margin-right: 1.2em; background: transparent !important} "
-    ".llava-memory td {padding: 0 0.3em}</style>"
-)
 
 
-def model_line(llava: Any) -> str:
-    """Say which model answers, and what it knows if it is one of the catalog."""
-    if llava.closed:
-        return f"<b>{escape(llava.name)}</b> has been closed."
-    about = f"{IN_WORDS.get(llava.quantization, '')}, on {llava.device}."
-    for model in known_models():
-        if model.name == llava.name:
-            about += f" It is {model.note}."
-    text = f"Answers come from <b>{escape(llava.name)}</b> {escape(about)}"
-    return f'<div style="line-height: 1.4">{text}</div>'
+def markdown(text: str) -> str:
+    """Return an answer as HTML: paragraphs, lists, headings, bold, italic, code, http(s) links.
+
+    All else, HTML above all, is shown as the characters that it is written with.
+    """
+    pieces = _FENCED.split(escape(text))
+    shown = (f"<pre>{each}</pre>" if at % 2 else _blocks(each) for at, each in enumerate(pieces))
+    return "".join(shown)
 
 
-def picture(name: str, thumbnail: str, style: str = PICTURE) -> str:
+def _blocks(text: str) -> str:
+    made = ""
+    for block in re.split(r"\n\s*\n", text.strip("\n")):
+        lines = [(_MARKED.fullmatch(line), line) for line in block.split("\n") if line.strip()]
+        for kind, same in itertools.groupby(lines, lambda each: _kind(each[0])):
+            same = list(same)
+            if kind == "p":
+                made += f"<p>{_inline(chr(10).join(line for _, line in same))}</p>"
+            elif kind == "h":
+                made += "".join(f"<p><strong>{_inline(mark[4])}</strong></p>" for mark, _ in same)
+            else:
+                start = f' start="{int(same[0][0][3])}"' if kind == "ol" else ""
+                items = "".join(f"<li>{_inline(mark[4])}</li>" for mark, _ in same)
+                made += f"<{kind}{start}>{items}</{kind}>"
+    return made
+
+
+def _kind(mark: re.Match | None) -> str:
+    if mark is None:
+        return "p"
+    return "h" if mark[1] else "ul" if mark[2] else "ol"
+
+
+def _inline(text: str) -> str:
+    def put(found: re.Match) -> str:
+        code, bold, italic, label, address = found.groups()
+        if code:
+            return f"<code>{code}</code>"
+        if address:  # escaped, so that no quote in it ends the attribute
+            return f'<a href="{address}" target="_blank" rel="noopener noreferrer">{label}</a>'
+        return f"<strong>{_inline(bold)}</strong>" if bold else f"<em>{_inline(italic)}</em>"
+
+    return _INLINE.sub(put, text)
+
+
+# What the panel shows. `texts` are those of its language.
+
+
+def picture(name: str, thumbnail: str) -> str:
     """Return a thumbnail, which is a data URI."""
-    return f'<img src="{thumbnail}" alt="{escape(name)}" style="{style}">'
+    return f'<img src="{thumbnail}" alt="{escape(name)}">'
 
 
-def notice(shown: Notice | None) -> str:
-    """Return a notice that screen readers hear of; empty without one."""
-    if shown is None:
-        return ""
-    role = "alert" if shown.kind == "error" else "status"
-    style = NOTICE.format(colour=EDGES[shown.kind])
-    return f'<div role="{role}" style="{style}">{escape(shown.text)}</div>'
-
-
-def pictures(conversations: Sequence[Conversation], square: str) -> str:
+def pictures(session: Session, square: str) -> str:
     """Return the chosen pictures: thumbnail, name, size, what was done."""
-    if not conversations:
-        return '<div style="opacity: 0.75">No picture yet: upload one, or click an example.</div>'
-    shown = [each.picture for each in conversations]
-    return _side_by_side(
-        f"{picture(each.name, each.thumbnail)}<b>{escape(each.name)}</b> "
-        f"<small>{escape(each.notes(square))}</small>"
+    shown = [each.picture for each in session.conversations]
+    cells = (
+        f"<figure>{picture(each.name, each.thumbnail)}<figcaption><b>{escape(each.name)}</b> "
+        f"<span>{escape(each.notes(square))}</span></figcaption></figure>"
         for each in shown
     )
+    return f'<div class="llava-figures">{"".join(cells)}</div>' if shown else ""
 
 
-def answers(session: Session) -> str:
-    """Return the conversations side by side, with the answer under way in its place."""
-    columns = []
-    for each in session.conversations:
-        entries, under_way = each.entries, ""
-        for question in session.todo:
-            if question.key == each.key:
-                under_way = _under_way(session, question)
-                if question is session.todo[0] and question.how != "ask":
-                    entries = each.answered[:-1]  # the last is being made anew or gone on with
-        if entries or under_way:
-            several = len(session.conversations) > 1
-            name = f"<small>{escape(each.picture.name)}</small>" if several else ""
-            columns.append(f"{name}{''.join(map(_entry, entries))}{under_way}")
-    busy = "true" if session.todo else "false"
-    return _side_by_side(columns, f'aria-live="polite" aria-busy="{busy}"') if columns else ""
+def notice(shown: Notice | None, texts: Mapping[str, str], more: str = "") -> str:
+    """Return a notice that screen readers hear of, with more behind it; empty without one."""
+    if shown is None:
+        return ""
+    about = shown.about or texts["picture"]
+    text = texts[shown.text].format(about=about) if shown.text in texts else shown.text
+    role = "alert" if shown.kind == "error" else "status"
+    return f'<div role="{role}" class="llava-{shown.kind}">{escape(text)}{escape(more)}</div>'
 
 
-def _side_by_side(columns: Iterable[str], attributes: str = "") -> str:
-    shown = "".join(f'<div style="{COLUMN}">{column}</div>' for column in columns)
-    return f'<div {attributes} style="{COLUMNS}">{shown}</div>'
+def turns(session: Session, texts: Mapping[str, str]) -> dict[int, str]:
+    """Return each question with the answers to it side by side, the one under way in its place."""
+    asked: dict[int, dict[tuple[int, str], list[Entry]]] = {}
+    kept = [entry for each in session.conversations for entry in each.entries]
+    now = session.todo[0] if session.todo else None
+    if now is not None and now.how in ("again", "more"):  # the last is made anew or gone on with
+        where = (now.key, now.turn, now.variant)
+        kept = [each for each in kept if (each.key, each.turn, each.variant) != where]
+    for entry in (*kept, *session.todo):
+        cells = asked.setdefault(entry.turn, {})
+        cells.setdefault((entry.key, entry.variant), []).append(entry)
+    order = [each.key for each in session.conversations]
+    shown = {}
+    for turn, cells in sorted(asked.items()):
+        first = next(iter(cells.values()))[0]
+        compared = any(variant for _, variant in cells)
+        columns = ""
+        for where in sorted(cells, key=lambda where: (order.index(where[0]), where[1])):
+            entry = cells[where][0]
+            label = [entry.picture] if len(order) > 1 else []
+            label += [entry.variant or said_settings(entry, texts)] if compared else []
+            columns += _cell(" · ".join(label), cells[where], session, texts)
+        busy = "true" if any(each.turn == turn for each in session.todo) else "false"
+        shown[turn] = (
+            f'<div class="llava-turn" aria-busy="{busy}"><div class="llava-q" dir="auto">'
+            f'{escape(first.prompt)}</div><div class="llava-cells">{columns}</div></div>'
+        )
+    return shown
 
 
-def _under_way(session: Session, question: Entry) -> str:
-    text, wait = "", "comes next ..."
-    if question is session.todo[0]:
-        text = question.text + session.live_text
-        wait = "looking at the picture ..." if session.phase == ANSWERING else "stopping ..."
-    return _asked(question.prompt, text) + ("" if text else f'<div style="{FIGURES}">{wait}</div>')
+def _cell(label: str, entries: Sequence[Entry], session: Session, texts: Mapping[str, str]) -> str:
+    """Return one answer, or what failed after it, under a label where there are others beside."""
+    shown = f'<div class="llava-label">{escape(label)}</div>' if label else ""
+    for entry in entries:
+        under_way = any(entry is each for each in session.todo)
+        shown += _under_way(entry, session, texts) if under_way else _entry(entry, texts)
+    return f'<div class="llava-cell">{shown}</div>'
 
 
-def _asked(prompt: str, text: str) -> str:
-    return (
-        f'<div dir="auto" style="{QUESTION}">{escape(prompt)}</div>'
-        f'<div dir="auto" class="llava-answer" style="{TEXT}">{escape(text)}</div>'
-    )
+def said_settings(entry: Entry, texts: Mapping[str, str]) -> str:
+    """Name what an answer was given with, to be read beside another."""
+    return f"{texts['temperature'].lower()} {entry.settings.get('temperature', 0):g}"
 
 
-def _entry(entry: Entry) -> str:
-    figures = entry.answer.summary if entry.answer else entry.error
-    if entry.unfinished:
-        figures += " (Continue goes on)"
-    copy = f'<button type="button" style="{BUTTON}" onclick="{COPY}">Copy</button>'
-    return (
-        f"{_asked(entry.prompt, entry.text)}{copy if entry.text else ''} "
-        f'<span style="{FIGURES}">{escape(figures)}</span>'
-    )
+def _under_way(entry: Entry, session: Session, texts: Mapping[str, str]) -> str:
+    text, wait = "", texts["next"]
+    if entry is session.todo[0]:
+        text = entry.text + session.live_text
+        wait = texts["looking"].format(about=int(session.seconds))
+        if session.phase != ANSWERING:
+            wait = texts["stopping"]
+    said = _answer(text) if text else f'<div class="llava-wait">{escape(wait)}</div>'
+    return f'<div class="llava-entry">{said}</div>'
+
+
+def _answer(text: str) -> str:
+    return f'<div dir="auto" class="llava-answer">{markdown(text)}</div>'
+
+
+def _entry(entry: Entry, texts: Mapping[str, str]) -> str:
+    shown = _answer(entry.text) if entry.text else ""
+    if entry.failed:
+        error = escape(texts.get(entry.error, entry.error))
+        shown += f'<div class="llava-error" role="alert">{error}</div>'
+    if entry.model == CHOSEN_FROM[0].name and entry.text.strip() == DECLINES:
+        shown += f'<div class="llava-info">{escape(texts["drawings_only"])}</div>'
+    figures = []
+    if entry.answer is not None:
+        seconds, rate = entry.answer.seconds, entry.answer.tokens_per_second
+        figures = [texts["figures"].format(seconds=seconds, rate=rate)]
+        figures.append(
+            {"limit": texts["limit"], "stopped": texts["stopped_short"]}.get(entry.finish)
+        )
+    said = escape(" · ".join(filter(None, figures)))
+    if entry.text:
+        said += (
+            f' <button type="button" class="llava-copy" data-done="{escape(texts["copied"])}" '
+            f'data-by-hand="{escape(texts["copy_by_hand"])}" onclick="{COPY}">'
+            f"{escape(texts['copy'])}</button>"
+        )
+    return f'<div class="llava-entry">{shown}<div class="llava-said">{said}</div></div>'
+
+
+def model_line(llava: Any, report: Any, texts: Mapping[str, str]) -> str:
+    """Say in one line which model answers, on what, and how much of the memory is taken."""
+    if llava is None:
+        return f"<span>{escape(texts['no_model_yet'])}</span>"
+    if llava.closed:
+        return f"<span>{escape(texts['closed'].format(about=llava.name))}</span>"
+    is_ram = report.memory == "RAM"
+    where = texts["on"].format(about=texts["cpu"] if is_ram else report.owner)
+    line = f"<b>{escape(llava.name)}</b> {escape(texts[str(llava.quantization)])} {escape(where)}"
+    if None not in (report.total_bytes, report.free_bytes):
+        taken = {"used": f"{(report.total_bytes - report.free_bytes) / GIB:.1f}"}
+        taken |= {"total": f"{report.total_bytes / GIB:.1f}", "about": report.memory}
+        line += f" · {escape(texts['memory'].format(**taken))}"
+    return f"<span>{line}</span>"
+
+
+def memory_bar(report: Any, texts: Mapping[str, str]) -> str:
+    """Return a bar of what matters: the model, what it keeps, what is free; the rest is grey."""
+    if not report.total_bytes or report.free_bytes is None:
+        return ""
+    kept = report.parts.get(REMEMBERED, 0)
+    parts = {"part_model": sum(report.parts.values()) - kept, "part_kept": kept}
+    parts["part_other"] = max(report.total_bytes - report.free_bytes - sum(parts.values()), 0)
+    parts["part_free"] = report.free_bytes
+    bar = legend = ""
+    for name, count in parts.items():
+        share = f"width: {100 * count / max(sum(parts.values()), 1):.2f}%"
+        said = f"{escape(texts[name])} {count / GIB:.1f} GiB"
+        bar += f'<span class="llava-{name}" style="{share}"></span>'
+        legend += f'<span><i class="llava-{name}"></i>{said}</span>'
+    bar = f'<div class="llava-bar" aria-hidden="true">{bar}</div>'
+    return f'{bar}<div class="llava-legend">{legend}</div>'
 
 
 # The record.
 
-TEXTS = ("number", "asked_at", "model", "picture", "prompt", "answer", "finish", "error")
+TEXTS = (
+    "number",
+    "asked_at",
+    "model",
+    "picture",
+    "prompt",
+    "variant",
+    "answer",
+    "finish",
+    "error",
+)
 NUMBERS = ("tokens", "seconds", "first_token_seconds", "tokens_per_second", "peak_vram_bytes")
-SETTINGS = ("max_new_tokens", "temperature", "top_p")
+SETTINGS = ("max_new_tokens", "temperature", "top_p", "style")
 
 
 def row_of(entry: Entry) -> dict[str, Any]:
@@ -175,7 +282,10 @@ PAGE_HEAD = """<title>Pictures and answers</title>
 <style>
 :root { color-scheme: light dark; font-family: system-ui, sans-serif; }
 body { margin: 1em auto; max-width: 60em; padding: 0 1em; }
-article { padding: 1em 0; border-top: 1px solid; }
+article { display: flex; flex-wrap: wrap; gap: 1em; padding: 1em 0; border-top: 1px solid; }
+article > div { flex: 1 1 20em; min-width: 0; overflow-wrap: anywhere; }
+img { max-width: 100%; max-height: 16em; }
+p { white-space: pre-wrap; margin: 0.2em 0; }
 </style>
 </head>
 <body>
@@ -185,19 +295,27 @@ article { padding: 1em 0; border-top: 1px solid; }
 
 def to_page(entries: Sequence[Entry]) -> str:
     """Return one page that needs nothing else: pictures small, answers, figures."""
-    return f"{PAGE_BEGINNING}{PAGE_HEAD}{''.join(map(_article, entries))}</body>\n</html>\n"
+    talks = itertools.groupby(entries, lambda each: (each.key, each.picture))
+    articles = (_article(list(talk)) for _, talk in talks)
+    return f"{PAGE_BEGINNING}{PAGE_HEAD}{''.join(articles)}</body>\n</html>\n"
 
 
-def _article(entry: Entry) -> str:
+def _article(entries: Sequence[Entry]) -> str:
+    """Return what was asked about one picture, with the picture once."""
+    name, rows = entries[0].picture, "".join(map(_row, entries))
+    shown = f"<div>{picture(name, entries[0].thumbnail)}<p>{escape(name)}</p></div>"
+    return f"<article>{shown}<div>{rows}</div></article>\n"
+
+
+def _row(entry: Entry) -> str:
     chosen = [f"{name} {value}" for name, value in entry.settings.items() if value is not None]
     summary = entry.answer.summary if entry.answer else entry.error
-    about = "; ".join(filter(None, [summary, entry.model, ", ".join(chosen), entry.asked_at]))
-    texts = (
-        f"<small>{entry.number}. {escape(entry.picture)}</small>"
-        f'{_asked(entry.prompt, entry.text)}<span style="{FIGURES}">{escape(about)}</span>'
+    about = (summary, entry.model, entry.variant, ", ".join(chosen), entry.asked_at)
+    return (
+        f'<p dir="auto"><b>{entry.number}. {escape(entry.prompt)}</b></p>'
+        f'<p dir="auto">{escape(entry.text)}</p>'
+        f"<small>{escape('; '.join(filter(None, about)))}</small>"
     )
-    columns = [picture(entry.picture, entry.thumbnail), texts]
-    return f"<article>{_side_by_side(columns)}</article>\n"
 
 
 # By the file's ending. utf-8-sig begins with the mark by which Excel knows UTF-8.

@@ -107,8 +107,25 @@ function start(link, limit, send) {
     return made;
   }
 
+  function name(place) {
+    // For screen readers, what widgets cannot say of themselves.
+    const panel = panelOf(place), texts = JSON.parse(place.dataset.texts);
+    const say = (where, about) => {
+      for (const each of panel.querySelectorAll(where))
+        for (const [key, value] of Object.entries(about(each)))
+          if (value && !each.hasAttribute(key)) each.setAttribute(key, value);
+    };
+    const label = (each) => each.closest(".llava-slider")?.querySelector("label")?.textContent;
+    say(".llava-thread", () => ({ role: "log", "aria-live": "polite", "aria-label": texts.talk }));
+    say(".llava-talk", () => ({ role: "region", tabindex: "0", "aria-label": texts.talk }));
+    say(".llava-question textarea", () => ({ "aria-label": texts.question }));
+    say(".llava-path textarea", () => ({ "aria-label": texts.by_path }));
+    say(".llava-slider [role=slider]", (each) => ({ "aria-label": label(each) }));
+  }
+
   function draw() {
     for (const place of places()) {
+      name(place);
       if (place.firstChild) continue;
       place.append(button(place, "choose", { multiple: "" }),
         button(place, "camera", { capture: "environment" }));

@@ -1,17 +1,18 @@
 """`caption_panel(llava)`: a picture in, a question, the answer word by word, a Stop that stops.
 
-A box of ipywidgets in a notebook cell: no server, no public link, no listening socket. `Controls`
-are the widgets and how they lie; `CaptionPanel` is what they do: a click is a method of the session
-(`state.py`), the worker does what follows (`worker.py`), and the widgets show it. Nothing is
-printed: what a callback prints is lost.
+A box of ipywidgets in a notebook cell: no server, no public link, no listening socket. What the
+widgets (`controls.py`) do: a click is a method of the session (`state.py`), the worker does what
+follows (`worker.py`), and the widgets show it. Nothing is printed: what a callback prints is lost.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,20 @@ from typing import Any
 import ipywidgets as widgets
 from ipywidgets import Layout
 
+from ..catalog import find
 from ..errors import LlavaNbError, plain
+from ..gpu import check_gpu, recommend
 from ..images import example_picture
-from ..inference.answer import MAX_NEW_TOKENS
-from ..prompts import DEFAULT_PROMPT, check_question
+from ..prompts import DEFAULT_PROMPT, DEFAULT_STYLE, check_question
+from ..sizes import GIB
 from ..vram.report import vram_report
 from . import html
+from .controls import Controls, named_html, set_class, show
+from .page import TEXTS as PAGE_TEXTS
 from .page import PageLink
 from .sources import Source, sources_of
-from .state import IDLE, Entry, Notice, Session
+from .state import ANSWERING, IDLE, LOADING, OPENING, STOPPING, Entry, Notice, Session
+from .texts import presets_in, texts_of
 from .worker import Worker
 
 EXAMPLES = (
@@ -35,171 +41,96 @@ EXAMPLES = (
     ("two_shapes.png", DEFAULT_PROMPT),
     ("three_shapes.png", "How many things are there?"),
 )
-# Label, question. The first is what LLaVA-1.5 and the embedded model were both trained on.
-PRESETS = (
-    ("Choose a question ...", ""),
-    ("Describe", DEFAULT_PROMPT),
-    ("Describe in detail", "Describe this picture in detail."),
-    ("Short caption", "Give a short caption."),
-    ("Text for who cannot see it", "Describe this picture in one sentence for a blind person."),
-    ("List the objects", "List the objects in this picture."),
-    ("Count", "How many things are there?"),
-    ("Colours", "What colours are in this picture?"),
-    ("Read the text", "What text is in this picture? Write it exactly as it stands there."),
-    ("What is unusual?", "What is unusual about this picture?"),
-    ("In Korean", "이 그림을 한국어로 설명해 주세요."),
-)
-HINT = "Enter asks. It stays about the same picture until you choose another, or press Clear."
-# Below the sliders: beside them it would leave no room for them on a narrow page.
-ABOUT_OPTIONS = (
-    "An answer is counted in tokens, about three quarters of a word each. With temperature 0 the "
-    "same question gives the same answer; above it words are drawn, from the likeliest top-p."
-)
-SMALL = '<div style="line-height: 1.4"><small>{}</small></div>'  # a widget's lines are far apart
+COMPARED = (0.0, 0.7)  # temperatures to compare with
+OTHER_STYLE = "chatml"  # to compare with, or the default style where this is the model's own
 QUOTED = r"\".+\"|'.+'"
 
+# The last session of each model in which something was asked, for a cell that is run again.
+_last: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
 
-def caption_panel(llava: Any) -> CaptionPanel:
+
+def caption_panel(
+    llava: Any = None,
+    *,
+    title: str = "",
+    examples: Sequence[tuple[Any, str]] | None = None,
+    presets: Sequence[str | tuple[str, str]] | None = None,
+    language: str = "en",
+) -> CaptionPanel:
     """Return the panel for a loaded model; as the last line of a cell it is shown.
 
-    Raises LlavaNbError for anything but a loaded model.
+    Without a model the panel offers those that fit this machine and loads one. `examples` are
+    (picture, question), with anything that `open_image` takes; `presets` are questions, or (label,
+    question); `language` is "en" or "ko". Raises LlavaNbError for anything else, and ImageError for
+    an example that cannot be opened.
     """
-    if isinstance(llava, type) or not hasattr(llava, "chat"):
+    if llava is not None and (isinstance(llava, type) or not hasattr(llava, "chat")):
         raise LlavaNbError(
             f"caption_panel takes a loaded model, not {plain(repr(llava))}: "
-            "caption_panel(llava_nb.load())."
+            "caption_panel(llava_nb.load()), or caption_panel() to load one in the panel."
         )
-    return CaptionPanel(llava)
-
-
-# The widgets and how they lie: core widgets of ipywidgets 7.7 and 8. Every control has a label, all
-# can be reached with the Tab key, nothing is wider than 400 pixels unless there is room, and no
-# colours are set. Labels are constants, because ipywidgets 7 shows them as HTML.
-
-_SHORT_LABEL = {"description_width": "initial"}
-
-
-def _row(*children: widgets.Widget) -> widgets.HBox:
-    """Return widgets side by side, wrapped where the page is narrow."""
-    layout = Layout(flex_flow="row wrap", align_items="center", grid_gap="4px", width="100%")
-    return widgets.HBox(children, layout=layout)
-
-
-def _button(label: str, tooltip: str, style: str = "") -> widgets.Button:
-    layout = Layout(width="auto", min_width="5em")
-    return widgets.Button(description=label, tooltip=tooltip, button_style=style, layout=layout)
-
-
-def _text_area(label: str, **options: Any) -> widgets.Textarea:
-    layout = Layout(width="auto", flex="1 1 18em", min_width="0", max_width="60em")
-    return widgets.Textarea(description=label, style=_SHORT_LABEL, layout=layout, **options)
-
-
-def _html(name: str, value: str = "") -> widgets.HTML:
-    made = widgets.HTML(value, layout=Layout(width="auto", min_width="0", margin="2px"))
-    made.add_class(f"llava-{name}")
-    return made
-
-
-def _slider(
-    kind: type[widgets.Widget], label: str, value: float, low: float, high: float, step: float
-) -> widgets.Widget:
-    layout = Layout(width="auto", max_width="34em", min_width="0")
-    about = {"description": label, "style": _SHORT_LABEL, "layout": layout}
-    return kind(value=value, min=low, max=high, step=step, **about)
-
-
-class Controls:
-    """All widgets of a panel by name; `all` is what to show, top to bottom.
-
-    `examples` are (HTML of a picture, question).
-    """
-
-    def __init__(self, page: PageLink, examples: Sequence[tuple[str, str]]) -> None:
-        self.model, self.notice, self.memory = _html("model"), _html("notice"), _html("memory")
-        self.pictures, self.answers = _html("pictures"), _html("answers")
-
-        self.path = _text_area("Path or URL", placeholder="one a line; Enter opens", rows=1)
-        self.open = _button("Open", "Open these paths or addresses")
-
-        self.examples = [_button(text, "Take this picture and ask this") for _, text in examples]
-        cards = [
-            widgets.VBox([_html("example", card), button], layout=Layout(align_items="center"))
-            for (card, _), button in zip(examples, self.examples, strict=True)
-        ]
-
-        layout = Layout(width="auto", max_width="100%")
-        self.preset = widgets.Dropdown(
-            options=PRESETS, description="Suggestions", style=_SHORT_LABEL, layout=layout
-        )
-        self.question = _text_area("Question", rows=2)
-        self.ask = _button("Ask", "Ask about each picture", "primary")
-        self.stop = _button("Stop", "End the answer now", "warning")
-        self.more = _button("Continue", "Go on with an answer that was cut short")
-        self.again = _button("Regenerate", "Answer the last question again")
-        self.clear = _button("Clear", "A new conversation about the same picture")
-        self.save = _button("Save record", "Write everything asked here as CSV, JSONL and HTML")
-
-        self.length = _slider(widgets.IntSlider, "Longest answer", MAX_NEW_TOKENS, 16, 1024, 16)
-        self.temperature = _slider(widgets.FloatSlider, "Temperature", 0, 0, 1.5, 0.1)
-        self.top_p = _slider(widgets.FloatSlider, "Top-p", 1, 0.05, 1, 0.05)
-        self.sliders = (self.length, self.temperature, self.top_p)
-        about = _html("about-options", SMALL.format(ABOUT_OPTIONS))
-        self.options = widgets.VBox([*self.sliders, about])
-        # A button rather than an accordion, whose title the Tab key does not reach.
-        self.show_options = widgets.ToggleButton(
-            description="Options", tooltip="Length and variety", layout=Layout(width="auto")
-        )
-        widgets.dlink((self.temperature, "value"), (self.top_p, "disabled"), lambda it: it == 0)
-        shown = (self.options.layout, "display")
-        widgets.dlink((self.show_options, "value"), shown, lambda it: None if it else "none")
-
-        for name in ("path", "question", "ask", "stop", "more", "again", "clear", "save"):
-            getattr(self, name).add_class(f"llava-{name}")
-        self.all = (
-            self.model,
-            _row(page.widget, self.path, self.open),
-            _row(*cards),
-            self.pictures,
-            _row(self.preset),
-            _row(self.question, self.ask, self.stop),
-            _html("hint", SMALL.format(HINT)),
-            _row(self.show_options),
-            self.options,
-            self.notice,
-            self.answers,
-            _row(self.more, self.again, self.clear, self.save),
-            self.memory,
-        )
-
-
-# What they do.
+    texts = texts_of(language)
+    pairs = [(each, each) if isinstance(each, str) else each for each in presets or ()]
+    chosen = pairs if presets is not None else presets_in(language)
+    if examples is None:
+        examples = [(example_picture(name), question) for name, question in EXAMPLES]
+    for name, given in (("examples", examples), ("presets", chosen)):
+        if not all(isinstance(each, Sequence) and len(each) == 2 for each in given):
+            raise LlavaNbError(
+                f"{name} is a list of pairs: caption_panel(llava, "
+                'examples=[("cat.jpg", "Which breed?")], presets=[("Breed", "Which breed?")]).'
+            )
+    return CaptionPanel(llava, texts, title, examples, chosen)
 
 
 class CaptionPanel(widgets.VBox):
-    """The panel. `llava` is the model that answers.
+    """The panel. Made by `caption_panel()`.
 
-    `choose`, `ask`, `stop` and `save` do in code what the controls do, and the panel shows it.
+    `choose`, `ask`, `compare`, `stop`, `load` and `save` do in code what the controls do, and the
+    panel shows it.
     """
 
-    def __init__(self, llava: Any) -> None:
-        self.llava = llava
+    def __init__(
+        self,
+        llava: Any,
+        texts: Mapping[str, str],
+        title: str,
+        examples: Sequence[tuple[Any, str]],
+        presets: Sequence[tuple[str, str]],
+    ) -> None:
+        self._texts = texts
         self._record_name = f"captions-{datetime.now():%Y%m%d-%H%M%S}"
-        self._square = _how_made_square(llava)
         self._shown = Session(phase="")  # none yet
         self._in_the_box: str | None = None  # what the question box holds, as far as known
-        session = Session(draft=DEFAULT_PROMPT, first_question=DEFAULT_PROMPT)
-        self._worker = Worker(llava, session, self._show)
+        self._turns: dict[int, widgets.HTML] = {}
+        self._quantizations: dict[str, str | None] = {}  # by the models that are offered
+        self._before = None if llava is None else _last.get(llava)
+        session = Session(llava is not None, draft=DEFAULT_PROMPT, first_question=DEFAULT_PROMPT)
+        self._worker = Worker(llava, session, self._show, self._load, texts)
         guarded = self._worker.guarded
         self._page = PageLink(on_pictures=guarded(self._choose), on_ask=guarded(self._ask_typed))
-        self._examples = [(Source(example_picture(name), name), text) for name, text in EXAMPLES]
-        cards = [
-            (html.picture(source.name, source.open().thumbnail, html.EXAMPLE), text)
-            for source, text in self._examples
+        self._page.set_texts(
+            {name: texts[name] for name in (*PAGE_TEXTS, "talk", "question", "by_path")}
+        )
+        self._examples = [(sources_of((picture,))[0], text) for picture, text in examples]
+        cards = []
+        for source, text in self._examples:
+            opened = source.open()
+            cards.append((html.picture(opened.name, opened.thumbnail), text))
+        self._presets = presets
+        compared = [(texts["nothing"], {})]
+        compared += [
+            (self._said({"temperature": each}), {"temperature": each}) for each in COMPARED
         ]
-        self.controls = Controls(self._page, cards)
+        if llava is None or getattr(llava, "style", None):
+            style = OTHER_STYLE if getattr(llava, "style", "") != OTHER_STYLE else DEFAULT_STYLE
+            compared.append((self._said({"style": style}), {"style": style}))
+        why = self._models_that_fit() if llava is None else ""
+        names = list(self._quantizations)
+        self.controls = Controls(self._page, texts, title, cards, presets, compared, names)
+        self.controls.why.value = f"<span>{html.escape(why)}</span>"
         self._connect()
-        super().__init__(self.controls.all, layout=Layout(width="100%"))
+        super().__init__(self.controls.all, layout=Layout(width="auto"))
         self.add_class("llava-panel")
         if hasattr(self, "_ipython_display_"):  # and 7 by that
             self.on_displayed(lambda _: self._page.display_script())
@@ -210,7 +141,13 @@ class CaptionPanel(widgets.VBox):
         return super()._repr_mimebundle_(**options)
 
     def __repr__(self) -> str:
-        return f"<CaptionPanel of {self.llava.name}, {len(self.history)} answer(s)>"
+        name = "no model yet" if self.llava is None else self.llava.name
+        return f"<CaptionPanel of {name}, {len(self.history)} answer(s)>"
+
+    @property
+    def llava(self) -> Any:
+        """The model that answers; None until one is loaded."""
+        return self._worker.llava
 
     @property
     def state(self) -> Session:
@@ -227,6 +164,11 @@ class CaptionPanel(widgets.VBox):
         """The tracebacks of the last errors that were not expected, as text."""
         return self._worker.faults
 
+    def load(self, model: str) -> None:
+        """Load a model by its short name, in a panel that has none yet, and wait for it."""
+        self._worker.do(Session.load, find(model).name)
+        self.wait()
+
     def choose(self, *sources: Any) -> None:
         """Choose pictures: whatever `open_image` takes, or a dict of named bytes.
 
@@ -238,13 +180,27 @@ class CaptionPanel(widgets.VBox):
     def ask(self, question: str | None, **settings: Any) -> tuple[Entry, ...]:
         """Ask about each chosen picture, wait, and return what came of it.
 
-        None is the question in the box. `settings` are max_new_tokens, temperature and top_p; by
-        default those of the panel. Raises PromptError for a question that is no text.
+        None is the question in the box. `settings` are max_new_tokens, temperature, top_p and
+        style (of the prompt); by default those of the panel. Raises PromptError for a question that
+        is no text.
         """
-        before = len(self.history)
-        self._worker.do(Session.ask, self._question(question, settings))
-        self.wait()
-        return self.history[before:]
+        return self._ask_and_wait(self._question(question, settings))
+
+    def compare(
+        self, question: str | None, other: Any = None, **settings: Any
+    ) -> tuple[Entry, ...]:
+        """Ask twice, as `ask` without settings does and with these, and show both side by side.
+
+        `other` is another loaded model to ask. What is asked next goes on from the first answer.
+        Raises LlavaNbError if nothing is other.
+        """
+        if other is None and not settings:
+            raise LlavaNbError(
+                "Nothing to compare with: panel.compare(question, temperature=0.7), "
+                'panel.compare(question, style="chatml") or panel.compare(question, other=llava).'
+            )
+        first = self._question(question)
+        return self._ask_and_wait(first, self._beside(first, settings, other))
 
     def stop(self) -> None:
         """End what is under way."""
@@ -277,20 +233,22 @@ class CaptionPanel(widgets.VBox):
         controls, do, guarded = self.controls, self._worker.do, self._worker.guarded
         clicks: dict[widgets.Button, Callable[[], Any]] = {
             controls.open: lambda: self._open_paths(controls.path.value),
-            controls.ask: lambda: do(Session.ask, self._question()),
-            controls.stop: self.stop,
+            controls.load: lambda: do(Session.load, controls.models.value),
+            controls.ask: self._pressed,
             controls.more: lambda: do(Session.go_on, self._question("")),
             controls.again: lambda: do(Session.regenerate, self._question("")),
             controls.clear: lambda: do(Session.clear),
             controls.save: self._save,
+            controls.resume: lambda: do(Session.resume, self._before),
         }
         for button, (source, text) in zip(controls.examples, self._examples, strict=True):
             clicks[button] = lambda source=source, text=text: self._choose((source,), text)
+        for button, (_, text) in zip(controls.presets, self._presets, strict=True):
+            clicks[button] = lambda text=text: self._suggest(text)
         for button, action in clicks.items():
             button.on_click(guarded(lambda _, action=action: action()))
         controls.question.observe(guarded(self._typed), "value")
         controls.path.observe(guarded(self._path_typed), "value")
-        controls.preset.observe(guarded(self._preset), "value")
 
     def _question(self, prompt: str | None = None, settings: Mapping[str, Any] = {}) -> Entry:
         """A question with the settings of this moment; None is what is in the box."""
@@ -304,22 +262,71 @@ class CaptionPanel(widgets.VBox):
             "top_p": round(top_p, 2) if temperature and top_p < 1 else None,
         }
         at = datetime.now().astimezone().isoformat(timespec="seconds")
-        return Entry(prompt=prompt, settings=chosen | settings, asked_at=at, model=self.llava.name)
+        name = getattr(self.llava, "name", "")
+        return Entry(prompt=prompt, settings=chosen | settings, asked_at=at, model=name)
+
+    def _beside(self, question: Entry, settings: Mapping[str, Any], other: Any = None) -> Entry:
+        """The same question with other settings, or for another model."""
+        said = [self._said(settings)] if settings else []
+        if other is not None:
+            said.insert(0, f"{other.name} {self._texts[str(other.quantization)]}")
+        variant, name = ", ".join(said), question.model if other is None else other.name
+        self._worker.others = {} if other is None else {variant: other}
+        settings = question.settings | settings
+        return replace(question, variant=variant, how="beside", settings=settings, model=name)
+
+    def _said(self, settings: Mapping[str, Any]) -> str:
+        """Name settings in the panel's language, as far as it has words for them."""
+        words = {"temperature": self._texts["temperature"].lower() + " {about}"}
+        words["style"] = self._texts["style"]
+        said = (
+            words.get(name, f"{name} {{about}}").format(about=it) for name, it in settings.items()
+        )
+        return ", ".join(said)
+
+    def _ask(self, question: Entry) -> None:
+        beside = self.controls.compare.value
+        more = (self._beside(question, beside),) if beside else ()
+        self._worker.do(Session.ask, question, *more)
+
+    def _ask_and_wait(self, *questions: Entry) -> tuple[Entry, ...]:
+        before = len(self.history)
+        self._worker.do(Session.ask, *questions)
+        self.wait()
+        return self.history[before:]
+
+    def _ask_typed(self, text: str) -> None:
+        self._ask(self._question(text))
+
+    def _pressed(self) -> None:
+        """Do what the one button beside the question does at this moment."""
+        if self.state.phase in (ANSWERING, OPENING):
+            if "stop" in self.state.can:  # else it is the second click of two on Ask
+                self.stop()
+        else:
+            self._ask(self._question())
+
+    def _suggest(self, text: str) -> None:
+        """Ask a suggested question, or write it down until there is something to ask about."""
+        if "ask" not in self.state.can:
+            self._worker.do(Session.typed, text)
+            return
+        typed, offered = self.state.draft, self.state.first_question
+        self._ask(self._question(text))
+        if typed != offered:  # somebody's own text stays in the box
+            self._worker.do(Session.typed, typed)
 
     def _choose(self, sources: tuple[Source, ...], question: str | None = None) -> None:
         """Have pictures opened, and ask the question about them."""
         names = plain(", ".join(source.name for source in sources), 100)
-        then_ask = None if question is None else self._question(question)
-        self._worker.do(Session.choose, sources, names or "the picture", then_ask)
-
-    def _tell(self, text: str, kind: str = "info") -> None:
-        self._worker.do(Session.tell, text, kind)
+        then_ask = () if question is None or self.llava is None else (self._question(question),)
+        self._worker.do(Session.choose, sources, names, then_ask)
 
     def _open_paths(self, text: str) -> None:
         if paths := paths_in(text):
             self._choose(sources_of(paths))
         else:
-            self._tell("Write a path or an address first, or several.")
+            self._worker.do(Session.tell, "no_path")
 
     def _path_typed(self, change: Mapping[str, Any]) -> None:
         if pressed_enter(change["old"], change["new"]):
@@ -332,21 +339,28 @@ class CaptionPanel(widgets.VBox):
                 return  # written by the panel
             text = self._in_the_box = change["new"]
             if not self._page.keys_seen and pressed_enter(change["old"], text):
-                self._worker.do(Session.ask, self._question(text.rstrip("\n")))
+                self._ask_typed(text.rstrip("\n"))
             else:
                 self._worker.do(Session.typed, text)
 
-    def _ask_typed(self, text: str) -> None:
-        self._worker.do(Session.ask, self._question(text))
-
-    def _preset(self, change: Mapping[str, Any]) -> None:
-        if change["new"]:
-            self._worker.do(Session.typed, change["new"])
-            self.controls.preset.value = ""  # so that the same one can be chosen again
-
     def _save(self) -> None:
-        names = ", ".join(map(str, self.save()))
-        self._tell(f"{len(self.history)} answers saved beside the notebook: {names}")
+        self._worker.do(Session.tell, "saved", "info", ", ".join(map(str, self.save())))
+
+    def _models_that_fit(self) -> str:
+        """Note which models fit this machine, the best first; return why it is the best."""
+        report = check_gpu()
+        best = recommend(report)
+        names = [best.model, *(each.model for each in reversed(report.verdicts) if each.fits)]
+        self._quantizations = dict.fromkeys(names, "4bit") | {best.model: best.quantization}
+        return f"{self._texts['these_fit']} {best}."
+
+    def _load(self, model: str) -> Any:
+        """In a job's thread: load a model."""
+        from ..loading.load import load  # which imports torch and transformers
+
+        made = load(model, quantization=self._quantizations.get(model, "4bit"))
+        self._before = _last.get(made)
+        return made
 
     # From the session to the widgets.
 
@@ -359,41 +373,95 @@ class CaptionPanel(widgets.VBox):
         try:
             self._update(session)
         except BaseException as error:
-            self.controls.notice.value = html.notice(Notice("error", self._worker.explain(error)))
+            shown = Notice("error", self._worker.explain(error))
+            self.controls.notice.value = html.notice(shown, self._texts)
 
     def _update(self, session: Session) -> None:
         controls, before = self.controls, self._shown
         if session.draft != self._in_the_box:  # first: who sees a picture may be typing
             self._in_the_box = controls.question.value = session.draft  # in this order: see _typed
         self._enable(session)
-        controls.pictures.value = html.pictures(session.conversations, self._square)
-        controls.answers.value = html.answers(session)
-        controls.notice.value = html.notice(session.notice)
+        square = _how_made_square(self.llava, self._texts)
+        controls.pictures.value = html.pictures(session, square)
+        set_class(controls.left, "bare", not session.conversations)
         ended = session.phase == IDLE and before.phase != IDLE
-        if ended:  # once more: the update before may have been lost on the way
-            controls.answers.send_state("value")
+        self._show_turns(html.turns(session, self._texts), again=ended)
+        more = self._progress(session) if session.phase == LOADING else ""
+        controls.notice.value = html.notice(session.notice, self._texts, more)
         if ended or len(session.todo) < len(before.todo):
-            controls.model.value = html.model_line(self.llava)
-            controls.memory.value = html.MEMORY_STYLE + vram_report(self.llava)._repr_html_()
+            report = None if self.llava is None else vram_report(self.llava)
+            controls.model.value = html.model_line(self.llava, report, self._texts)
+            if report is not None:
+                controls.memory.value = html.memory_bar(report, self._texts)
+                controls.details.value = report._repr_html_()
+        if session.history and self.llava is not None:
+            _last[self.llava] = session
         self._shown = session
+
+    def _show_turns(self, turns: Mapping[int, str], *, again: bool) -> None:
+        """Show each question with its answers in a widget of its own, so that only one changes."""
+        controls = self.controls
+        for number, value in turns.items():
+            if number not in self._turns:
+                self._turns[number] = named_html("answers")
+            self._turns[number].value = value
+        gone = [self._turns.pop(number) for number in set(self._turns) - set(turns)]
+        shown = (*controls.before, *self._turns.values(), *controls.after)
+        if controls.thread.children != shown:
+            controls.thread.children = shown
+        for each in gone:
+            each.close()
+        if again and self._turns:  # once more: the update before may have been lost on the way
+            self._turns[max(self._turns)].send_state("value")
+        show(controls.empty, not turns and self.llava is not None)
+
+    def _progress(self, session: Session) -> str:
+        """How far a model has been loaded."""
+        from ..loading.find import fetched_bytes  # for the reason above
+
+        info = find(session.job.model)
+        done = min(fetched_bytes(info.hub_id), info.download_bytes) if info.hub_id else 0
+        said = [self._texts["seconds"].format(about=int(session.seconds))]
+        if done < info.download_bytes:
+            sizes = {"done": f"{done / GIB:.1f}", "all": f"{info.download_bytes / GIB:.1f}"}
+            said.insert(0, self._texts["fetched"].format(**sizes))
+        return "".join(f" · {each}" for each in said)
 
     def _enable(self, session: Session) -> None:
         controls, can = self.controls, session.can
         for widget in (controls.open, *controls.examples):
             widget.disabled = "choose" not in can
         self._page.set_enabled("choose" in can)
-        for name in ("ask", "stop", "more", "again", "clear", "save"):
+        for name in ("clear", "save", "load"):
             getattr(controls, name).disabled = name not in can
-        several = len(session.conversations)
-        controls.ask.description = f"Ask about all {several}" if several > 1 else "Ask"
+        for name in ("more", "again"):
+            show(getattr(controls, name), name in can)
+        show(controls.loader, _is_offered(session))
+        show(controls.all_examples, not session.conversations)
+        show(controls.resume, "resume" in can and self._before is not None)
+        if self._before is not None:
+            answers = len(self._before.history)
+            controls.resume.description = self._texts["resume"].format(about=answers)
+        is_stop = session.phase in (ANSWERING, STOPPING) or "stop" in can
+        several, texts = len(session.conversations), self._texts
+        ask = texts["ask_all"].format(about=several) if several > 1 else texts["ask"]
+        with controls.ask.hold_sync():  # in one message: a Stop too early could be pressed
+            controls.ask.description = texts["stop"] if is_stop else ask
+            set_class(controls.ask, "stops", is_stop)
+            controls.ask.disabled = not can & {"ask", "stop"}
 
 
-def _how_made_square(llava: Any) -> str:
+def _is_offered(session: Session) -> bool:
+    """Whether there is a model to be chosen."""
+    return not session.has_model and session.phase != LOADING
+
+
+def _how_made_square(llava: Any, texts: Mapping[str, str]) -> str:
     """Say what becomes of a picture that is not square, as the model was published."""
-    image_processor = getattr(llava.processor, "image_processor", None)
+    image_processor = getattr(getattr(llava, "processor", None), "image_processor", None)
     if getattr(image_processor, "do_pad", False):
-        return "padded"
-    return "only the middle square" if getattr(image_processor, "do_center_crop", False) else ""
+        return texts["padded"]
+    return texts["cropped"] if getattr(image_processor, "do_center_crop", False) else ""
 
 
 def pressed_enter(before: str, now: str) -> bool:

@@ -21,6 +21,7 @@ TOO_LARGE = (
     "beside the notebook and give its path, give its http(s) address, or save it smaller."
 )
 BUFFERS = bytes | bytearray | memoryview
+SHOWN = 480  # pixels of the longer side on the page
 _ORIENTATION = 0x0112  # in EXIF; 1 is upright
 
 
@@ -86,7 +87,7 @@ class Source:
         if self.shrunk_from is not None:
             width, height = self.shrunk_from
             done = (f"shrunk from {width} x {height} in the page", *done)
-        return Picture(name, image, file, done, data_uri(image))
+        return Picture(name, image, file, done, data_uri(image, SHOWN))
 
 
 def sources_of(given: tuple[Any, ...]) -> tuple[Source, ...]:

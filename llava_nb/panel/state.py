@@ -11,7 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-IDLE, OPENING, ANSWERING, STOPPING = "idle", "opening", "answering", "stopping"
+IDLE, LOADING, OPENING = "idle", "loading", "opening"
+ANSWERING, STOPPING = "answering", "stopping"
+BROKE_OFF = "The answer broke off. Press Regenerate, or ask again."  # it stands in the record too
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,10 @@ class Entry:
 
     `number` counts from 1 in the record; 0 is not there yet. `finish` is that of `Answer`, or
     "failed" with the `error` to show; `answer` has the figures, if there are any. `key` is the
-    conversation's. `how` is "ask", "again" (in place of the last answer) or "more" (the last
-    answer gone on with). `thumbnail` is a data URI.
+    conversation's, `turn` that of the question, also where several answer it. `how` is "ask",
+    "again" (in place of the last answer), "more" (the last answer gone on with) or "beside" (for
+    comparison: the conversation goes on without it), and `variant` then says what was other than
+    in the answer that it stands beside. `thumbnail` is a data URI.
     """
 
     picture: str = ""
@@ -30,7 +34,9 @@ class Entry:
     text: str = ""
     finish: str = ""
     error: str = ""
+    variant: str = ""
     key: int = field(default=0, repr=False)
+    turn: int = field(default=0, repr=False)
     how: str = field(default="ask", repr=False)
     settings: dict[str, Any] = field(default_factory=dict, repr=False)
     asked_at: str = field(default="", repr=False)
@@ -59,22 +65,33 @@ class Conversation:
 
     @property
     def answered(self) -> tuple[Entry, ...]:
-        """What the model knows of it: without what failed."""
-        return tuple(entry for entry in self.entries if not entry.failed)
+        """What the model knows of it: without what failed and what was said for comparison."""
+        return tuple(each for each in self.main if not each.failed)
+
+    @property
+    def main(self) -> tuple[Entry, ...]:
+        """What is shown, without what was said for comparison."""
+        return tuple(each for each in self.entries if not each.variant)
 
 
 @dataclass(frozen=True)
 class Notice:
-    """A line for the person; `kind` is "info", "busy" or "error"."""
+    """A line for the person; `kind` is "info", "busy" or "error".
+
+    `text` is the name of a text of the panel (texts.py), in which `about` is put, or the text
+    itself.
+    """
 
     kind: str
     text: str
+    about: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Work for a thread: sources to open, or questions to answer one after the other."""
+    """Work for a thread: a model to load, sources to open, or questions to answer in a row."""
 
+    model: str = ""
     sources: tuple[Any, ...] = ()
     questions: tuple[Entry, ...] = ()
 
@@ -84,11 +101,14 @@ class Session:
     """Everything that the panel shows. Each method returns the session that follows.
 
     A new `job` is to be begun at once; while "stopping", the answer under way is to end. `todo` are
-    the questions without an answer, the first with `live_text` so far. `draft` is the text in the
-    question box, `first_question` what last began a conversation. `then_ask` waits for pictures
-    that are being opened; `waiting` is what `choose` was given while an answer was under way.
+    the questions without an answer, the first with `live_text` so far and `seconds` since it was
+    begun. `stoppable` is False for a moment, so that a double click on Ask does not hit Stop.
+    `draft` is the text in the question box, `first_question` what last began a conversation.
+    `then_ask` waits for pictures that are being opened; `waiting` is what `choose` was given while
+    something else was under way.
     """
 
+    has_model: bool = True
     draft: str = ""
     first_question: str = ""
     phase: str = IDLE
@@ -97,23 +117,28 @@ class Session:
     job: Job = Job()
     todo: tuple[Entry, ...] = ()
     live_text: str = ""
+    seconds: float = 0.0
+    stoppable: bool = False
     notice: Notice | None = None
-    then_ask: Entry | None = None
+    then_ask: tuple[Entry, ...] = ()
     waiting: tuple[Any, ...] | None = None
     next_key: int = 1
+    next_turn: int = 1
 
     @property
     def can(self) -> frozenset[str]:
         """What there is to press now; the rest is disabled."""
         idle = self.phase == IDLE
         possible = {
+            "load": idle and not self.has_model,
             "choose": idle or self.phase == OPENING,
-            "stop": self.phase in (OPENING, ANSWERING),
-            "ask": idle and self.conversations,
+            "stop": self.phase in (OPENING, ANSWERING) and self.stoppable,
+            "ask": idle and self.has_model and self.conversations,
             "more": idle and any(map(_is_cut_short, self.conversations)),
             "again": idle and self._was_asked,
             "clear": idle and self._was_asked,
             "save": self.history,
+            "resume": idle and not self.history,
         }
         return frozenset(name for name, possible_now in possible.items() if possible_now)
 
@@ -123,15 +148,20 @@ class Session:
 
     # What a person does.
 
+    def load(self, model: str) -> Session:
+        """Have a model loaded."""
+        if self.phase != IDLE:
+            return self._busy()
+        return self._begin(LOADING, Job(model=model)).tell("loading", "busy", model)
+
     def choose(
-        self, sources: tuple[Any, ...], what: str = "the picture", then_ask: Entry | None = None
+        self, sources: tuple[Any, ...], what: str = "", then_ask: tuple[Entry, ...] = ()
     ) -> Session:
-        """Have pictures opened; while an answer is under way, they come after it."""
-        if self.phase in (ANSWERING, STOPPING):
-            text = f"{what[:1].upper()}{what[1:]} comes as soon as this answer has ended."
-            return replace(self, waiting=(sources, what, then_ask)).tell(text, "busy")
-        session = replace(self, phase=OPENING, job=Job(sources=sources), then_ask=then_ask)
-        return session.tell(f"Opening {what} ...", "busy")
+        """Have pictures opened; while something else is under way, they come after it."""
+        if self.phase in (LOADING, ANSWERING, STOPPING):
+            return replace(self, waiting=(sources, what, then_ask)).tell("comes_next", "busy", what)
+        session = replace(self._begin(OPENING, Job(sources=sources)), then_ask=then_ask)
+        return session.tell("opening", "busy", what)
 
     def clear(self) -> Session:
         """Begin new conversations about the same pictures."""
@@ -139,28 +169,46 @@ class Session:
             return self._busy()
         return self._begin_conversations(tuple(each.picture for each in self.conversations))
 
+    def resume(self, before: Session) -> Session:
+        """Take over the conversations and the record of another session; only into an empty one."""
+        if "resume" not in self.can:
+            return self._busy() if self.phase != IDLE else self
+        taken = {name: getattr(before, name) for name in ("conversations", "history", "next_turn")}
+        keys = max(self.next_key, before.next_key)
+        return replace(self, **taken, next_key=keys, draft=before.draft, notice=None)
+
     def typed(self, text: str) -> Session:
         """Keep what is in the question box."""
         return replace(self, draft=text)
 
-    def ask(self, question: Entry) -> Session:
+    def ask(self, question: Entry, *beside: Entry) -> Session:
         """Ask about each picture; while they are being opened, as soon as they are there.
 
-        Of `question` the prompt, the settings, the time and the model's name are set.
+        Of `question` the prompt, the settings, the time and the model's name are set. `beside` are
+        the same with something else, for comparison.
         """
         session, prompt = replace(self, draft=question.prompt), question.prompt.strip()
         if self.phase == OPENING:
-            return replace(session, then_ask=question)
+            return replace(session, then_ask=(question, *beside))
         if self.phase != IDLE:
             return session._busy()
+        if not self.has_model:
+            return session.tell("no_model")
         if not self.conversations:
-            return session.tell("Choose a picture first: upload one, or click an example.")
+            return session.tell("no_picture")
         if not prompt:
-            return session.tell("Write a question first, or choose one from the list.")
+            return session.tell("no_question")
         if not self._was_asked:
             session = replace(session, first_question=prompt)
-        questions = [_about(each, question, prompt=prompt) for each in self.conversations]
-        return replace(session, draft="")._begin_answers(questions)
+        session = replace(session, draft="", next_turn=self.next_turn + 1)
+        about = {"prompt": prompt, "turn": self.next_turn}
+        return session._begin_answers(
+            [
+                _about(each, one, **about)
+                for each in self.conversations
+                for one in (question, *beside)
+            ]
+        )
 
     def regenerate(self, question: Entry) -> Session:
         """Answer the last question again; what failed is tried again as it was."""
@@ -168,14 +216,15 @@ class Session:
             return self._busy()
         questions = []
         for each in self.conversations:
-            if each.entries:
-                last = each.entries[-1]
+            if each.main:
+                last = each.main[-1]
                 how = last.how if last.failed else "again"
                 if how == "more":
                     questions.append(_further(each, question))
                 else:
-                    questions.append(_about(each, question, prompt=last.prompt, how=how))
-        return self._begin_answers(questions) if questions else self.tell("Nothing was asked yet.")
+                    about = {"prompt": last.prompt, "turn": last.turn, "how": how}
+                    questions.append(_about(each, question, **about))
+        return self._begin_answers(questions) if questions else self.tell("not_asked_yet")
 
     def go_on(self, question: Entry) -> Session:
         """Go on with each last answer that was cut short."""
@@ -183,24 +232,32 @@ class Session:
             return self._busy()
         cut_short = filter(_is_cut_short, self.conversations)
         questions = [_further(each, question) for each in cut_short]
-        if not questions:
-            return self.tell("No answer was cut short.")
-        return self._begin_answers(questions)
+        return self._begin_answers(questions) if questions else self.tell("not_cut_short")
 
     def stop(self) -> Session:
-        """End what is under way."""
+        """End what is under way; loading a model goes on."""
         if self.phase == OPENING:
-            session = replace(self, phase=IDLE, job=Job(), then_ask=None)
-            return session.tell("Not opened. Choose a picture, or go on with what is here.")
+            return replace(self, phase=IDLE, job=Job(), then_ask=()).tell("not_opened")
         if self.phase == ANSWERING:
-            return replace(self, phase=STOPPING).tell("Stopping ...", "busy")
+            return replace(self, phase=STOPPING).tell("stopping", "busy")
         return self
 
-    def tell(self, text: str, kind: str = "info") -> Session:
+    def tell(self, text: str, kind: str = "info", about: str = "") -> Session:
         """Show a notice."""
-        return replace(self, notice=Notice(kind, text))
+        return replace(self, notice=Notice(kind, text, about))
 
     # What a job reports.
+
+    def ticked(self, job: Job, seconds: float) -> Session:
+        """Count time that has passed."""
+        if job is not self.job or self.phase == IDLE:
+            return self
+        return replace(self, seconds=self.seconds + seconds, stoppable=True)
+
+    def loaded(self, job: Job) -> Session:
+        """A model is there."""
+        is_due = job is self.job and self.phase == LOADING
+        return replace(self, has_model=True) if is_due else self
 
     def opened(
         self, job: Job, pictures: tuple[Any, ...], problems: tuple[str, ...] = ()
@@ -208,12 +265,12 @@ class Session:
         """Show what was opened; if nothing was, the pictures stay as they are."""
         if job is not self.job or self.phase != OPENING:
             return self  # given up, or something else was chosen since
-        session, problem = replace(self, phase=IDLE, then_ask=None), "\n".join(problems)
+        session, problem = replace(self, phase=IDLE, then_ask=()), "\n".join(problems)
         if not pictures:
-            return session.tell(problem or "No picture arrived: choose it again.", "error")
+            return session.tell(problem or "nothing_arrived", "error")
         session = session._begin_conversations(pictures)
-        if self.then_ask is not None:
-            session = session.ask(self.then_ask)
+        if self.then_ask:
+            session = session.ask(*self.then_ask)
         return session.tell(problem, "error") if problem else session
 
     def piece(self, question: Entry, text: str) -> Session:
@@ -237,31 +294,32 @@ class Session:
         text = question.text + self.live_text
         entry = replace(question, number=0, text=text, finish="failed", error=message, answer=None)
         draft = self.draft or (question.prompt if question.how == "ask" else "")
-        return replace(self._enter(entry), draft=draft).tell(message, "error")
+        return replace(self._enter(entry), draft=draft)
 
     def ended(self, job: Job) -> Session:
         """The job is done with, or its thread is no longer there."""
         if job is not self.job or self.phase == IDLE:
             return self
         if self.phase == OPENING:
-            return self.opened(job, (), ("The picture could not be opened: choose it again.",))
+            return self.opened(job, (), ("not_opened_again",))
         session = self
         if self.todo and (self.phase == ANSWERING or self.live_text):
-            message = "The answer broke off. Press Regenerate, or ask again."
-            session = self.failed(self.todo[0], message)
-        left = ", ".join(entry.picture for entry in session.todo)
-        not_asked, notice = f" Not asked: {left}." if left else "", session.notice
-        if self.phase == STOPPING and (notice is None or notice.kind != "error"):
-            session = session.tell(f"Stopped.{not_asked}")
-        elif notice is not None and notice.kind == "busy":
-            session = replace(session, notice=None)
+            session = self.failed(self.todo[0], BROKE_OFF)
+        left = ", ".join(" ".join((each.picture, each.variant)).strip() for each in session.todo)
+        if self.phase == STOPPING and (self.notice is None or self.notice.kind != "error"):
+            session = session.tell("stopped_before" if left else "stopped", about=left)
         elif left:
-            session = session.tell(notice.text + not_asked, "error")
+            session = session.tell("not_asked", "error", left)
+        elif self.notice is not None and self.notice.kind == "busy":
+            session = replace(session, notice=None)
         session = replace(session, phase=IDLE, todo=(), live_text="", waiting=None)
         return session if self.waiting is None else session.choose(*self.waiting)
 
     def _busy(self) -> Session:
-        return self.tell("Still at work: wait for the end, or press Stop first.", "busy")
+        return self.tell("busy", "busy")
+
+    def _begin(self, phase: str, job: Job) -> Session:
+        return replace(self, phase=phase, job=job, seconds=0.0, stoppable=False, notice=None)
 
     def _begin_conversations(self, pictures: tuple[Any, ...]) -> Session:
         keys = range(self.next_key, self.next_key + len(pictures))
@@ -270,9 +328,8 @@ class Session:
         return replace(session, draft=self.draft or self.first_question)
 
     def _begin_answers(self, questions: list[Entry]) -> Session:
-        todo = tuple(questions)
-        job = Job(questions=todo)
-        return replace(self, phase=ANSWERING, job=job, todo=todo, live_text="", notice=None)
+        session = self._begin(ANSWERING, Job(questions=tuple(questions)))
+        return replace(session, todo=tuple(questions), live_text="")
 
     def _is_live(self, question: Entry) -> bool:
         """Whether a report is about the answer under way, not about one that was given up."""
@@ -286,11 +343,17 @@ class Session:
         conversations = list(self.conversations)
         for at, each in enumerate(conversations):
             if each.key == entry.key:
-                replaces = entry.how != "ask" and not entry.failed
-                kept = each.answered[:-1] if replaces else each.answered
+                kept = (one for one in each.entries if not _gives_way(one, entry))
                 conversations[at] = replace(each, entries=(*kept, entry))
         session = replace(self, history=history, conversations=tuple(conversations))
-        return replace(session, todo=self.todo[1:], live_text="")
+        return replace(session, todo=self.todo[1:], live_text="", seconds=0.0)
+
+
+def _gives_way(old: Entry, new: Entry) -> bool:
+    """Whether an entry is no longer shown: what failed, and what is answered anew."""
+    if (old.turn, old.variant) == (new.turn, new.variant):
+        return old.failed or not new.failed
+    return old.failed and old.turn != new.turn
 
 
 def _is_cut_short(conversation: Conversation) -> bool:
@@ -307,5 +370,5 @@ def _about(conversation: Conversation, question: Entry, **changes: Any) -> Entry
 def _further(conversation: Conversation, question: Entry) -> Entry:
     """The last answer of a conversation, to be gone on with."""
     last = conversation.answered[-1]
-    kept = {name: getattr(last, name) for name in ("prompt", "number", "text", "answer")}
+    kept = {name: getattr(last, name) for name in ("prompt", "turn", "number", "text", "answer")}
     return _about(conversation, question, how="more", **kept)

@@ -7,38 +7,44 @@ the panel stuck: it becomes a notice, and a job whose thread is gone is ended.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..errors import LlavaNbError, plain
-from .state import IDLE, OPENING, STOPPING, Entry, Session
+from .state import IDLE, LOADING, OPENING, STOPPING, Entry, Session
 
 PACE = 0.1  # seconds between two reports of an answer: a page that is flooded loses the last ones
+HOLD = 0.5  # seconds until Stop may be pressed: two clicks on Ask are one double click until then
 MOST = 8  # pictures side by side
-TOO_MANY = (
-    "Only the first {most} of {all} pictures were taken. For many, caption a folder: "
-    'caption_folder(llava, "pictures", "captions.csv").'
-)
-INTERRUPTED = "Interrupted. What the model was doing goes on; Stop ends it."
 
 
 class Worker:
     """Keeps a session, does the jobs that it asks for, and calls `show` with each that follows.
 
-    `faults` has the tracebacks of the last 20 errors that were not expected, as text: kept as they
-    are, they would hold memory.
+    `load` is given the name of a model and returns it. `llava` is the model that answers, `others`
+    those that do for comparison, by what is other in them. `faults` has the tracebacks of the last
+    20 errors that were not expected, as text: kept as they are, they would hold memory.
     """
 
-    def __init__(self, llava: Any, session: Session, show: Callable[[Session], None]) -> None:
-        self.session = session
+    def __init__(
+        self,
+        llava: Any,
+        session: Session,
+        show: Callable[[Session], None],
+        load: Callable[[str], Any],
+        texts: Mapping[str, str],
+    ) -> None:
+        self.session, self.llava = session, llava
+        self.others: dict[str, Any] = {}
         self.faults: deque[str] = deque(maxlen=20)
         # Held while the session is changed and shown; a thread may take it again.
         self.lock = threading.Condition(threading.RLock())
-        self._llava, self._show = llava, show
+        self._show, self._load_model, self._texts = show, load, texts
         self._chats: dict[int, Any] = {}  # the model's side of the conversations, by their keys
         self._halt, self._thread = threading.Event(), threading.Thread()
 
@@ -72,19 +78,37 @@ class Worker:
                 self._follow(session.opened(session.job, (), (message,)))
             elif session.todo:
                 self._follow(session.failed(session.todo[0], message))
+            else:
+                self._follow(session.tell(message, "error"))
 
     def _start(self, session: Session) -> None:
         self._halt = halt = threading.Event()
-        work = self._open if session.phase == OPENING else self._answer
+        work = {LOADING: self._load, OPENING: self._open}.get(session.phase, self._answer)
+        done = threading.Event()
 
         def run() -> None:
             try:
                 work(session, halt)
             finally:
+                done.set()
                 self.do(Session.ended, session.job)
+
+        def tick() -> None:
+            for step in itertools.chain((HOLD, 1 - HOLD), itertools.repeat(1.0)):
+                if done.wait(step):
+                    return
+                self.do(Session.ticked, session.job, step)
 
         self._thread = threading.Thread(target=run, name="llava_nb panel", daemon=True)
         self._thread.start()
+        threading.Thread(target=tick, name="llava_nb panel's clock", daemon=True).start()
+
+    def _load(self, session: Session, halt: threading.Event) -> None:
+        try:
+            self.llava = self._load_model(session.job.model)
+            self.do(Session.loaded, session.job)
+        except BaseException as error:
+            self.do(Session.tell, self.explain(error), "error")
 
     def _open(self, session: Session, halt: threading.Event) -> None:
         """Open pictures; those that cannot be read are told, the others shown."""
@@ -97,21 +121,27 @@ class Worker:
             except BaseException as error:
                 problems.append(self.explain(error))
         if len(sources) > MOST:
-            problems.append(TOO_MANY.format(most=MOST, all=len(sources)))
+            problems.append(self._texts["too_many"].format(most=MOST, all=len(sources)))
         self.do(Session.opened, session.job, tuple(pictures), tuple(problems))
 
     def _answer(self, session: Session, halt: threading.Event) -> None:
-        pictures = {each.key: each.picture for each in session.conversations}
+        conversations = {each.key: each for each in session.conversations}
         for question in session.job.questions:
             if halt.is_set():
                 return
             text, reported = "", 0.0
             try:
-                chat = self._chats.get(question.key)
-                if chat is None:
-                    image = pictures[question.key].image
-                    chat = self._chats[question.key] = self._llava.chat(image, forget_oldest=True)
-                for piece in _stream(chat, question, halt):
+                # What had been answered when the question was asked, so that what is compared has
+                # been told the same.
+                conversation = conversations[question.key]
+                if question.how == "beside":
+                    llava = self.others.get(question.variant, self.llava)
+                    chat = _chat_of(llava, conversation)
+                else:
+                    llava, chat = self.llava, self._chats.get(question.key)
+                    if chat is None:
+                        chat = self._chats[question.key] = _chat_of(llava, conversation)
+                for piece in _stream(llava, chat, question, halt):
                     text += piece
                     if time.monotonic() - reported >= PACE:
                         self.do(Session.piece, question, text)
@@ -137,12 +167,9 @@ class Worker:
         if isinstance(error, LlavaNbError):
             return str(error)
         if isinstance(error, KeyboardInterrupt):
-            return INTERRUPTED
+            return self._texts["interrupted"]
         self.faults.append("".join(traceback.format_exception(error)))
-        return (
-            f"{type(error).__name__}: {plain(error, 300)}. Nothing is lost and the next question "
-            "can be asked; panel.faults[-1] has the details for a report."
-        )
+        return f"{type(error).__name__}: {plain(error, 300)}. {self._texts['fault']}"
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until nothing is under way; False after `timeout` seconds. An interrupt stops."""
@@ -154,13 +181,30 @@ class Worker:
             raise
 
 
-def _stream(chat: Any, question: Entry, stop: threading.Event) -> Iterator[str]:
+def _chat_of(llava: Any, conversation: Any) -> Any:
+    """Begin a chat that knows what was answered before."""
+    from ..inference.chat import Turn  # which imports torch; a loaded model has
+
+    chat = llava.chat(conversation.picture.image, forget_oldest=True)
+    chat.turns.extend(Turn(each.prompt, each.answer) for each in conversation.answered)
+    return chat
+
+
+def _stream(llava: Any, chat: Any, question: Entry, stop: threading.Event) -> Iterator[str]:
     """Give the new pieces of an answer; at its end the last turn of the chat has all of it."""
     settings = question.settings | {"stop": stop}
+    style = settings.pop("style", None)
     if not settings["temperature"]:
         settings["top_p"] = None  # it only matters in a draw
     if question.how == "more":
         return chat.go_on(**settings)
     if question.how == "again":
         return chat.stream_again(**settings)
-    return chat.stream(question.prompt, **settings)
+    before = getattr(llava, "style", None)
+    try:
+        if style is not None:
+            llava.style = style  # the prompt is written in it at this call; the pieces come later
+        return chat.stream(question.prompt, **settings)
+    finally:
+        if style is not None:
+            llava.style = before

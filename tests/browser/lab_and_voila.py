@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVERS = ROOT / ".venv-browser"
 VERSION = importlib.metadata.version("ipywidgets")
 FRONT_END = SERVERS / f"ipywidgets-{VERSION.split('.')[0]}" / "share" / "jupyter"
+AXE = SERVERS / "axe" / "axe_playwright_python" / "axe.min.js"
 SECONDS = 90.0  # until a server that does not answer is given up
 KERNEL = {
     "display_name": "tests",

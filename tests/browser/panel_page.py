@@ -99,7 +99,7 @@ class PanelPage:
             self.page.goto(address)
             self.page.wait_for_function(KERNEL_IS_IDLE)
             self.command("notebook:run-all-cells")
-        self.shows("model", "Answers come from")
+        expect(self.part("model")).to_contain_text("·")
         if self.server.kind == "lab":  # nothing may be pressed while the cells still run
             self.page.wait_for_function(KERNEL_IS_IDLE)
 
@@ -120,13 +120,18 @@ class PanelPage:
         """The last answer shown."""
         return self.part("answers").locator(".llava-answer").last
 
+    @property
+    def talk(self) -> Locator:
+        """All that was asked and answered about the picture on the desk."""
+        return self.part("thread")
+
     def shows(self, name: str, text: str) -> None:
         """Wait until a part of the panel shows a text, as characters."""
         expect(self.part(name)).to_contain_text(text)
 
     def is_free(self) -> None:
         """Wait until nothing is under way."""
-        expect(self.part("stop")).to_be_disabled()
+        expect(self.part("ask")).to_contain_text("Ask")
 
     def choose(self, *paths: Path) -> None:
         """Press the button for pictures and choose files."""

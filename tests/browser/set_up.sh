@@ -31,5 +31,8 @@ for version in "${!front_ends[@]}"; do
     pip_install "$venv/bin/python" "the front end of ipywidgets $version" --no-deps --upgrade \
         --target "$venv/ipywidgets-$version" "${front_ends[$version]}"
 done
+# What looks for faults of accessibility, as one script; its Python is not used.
+pip_install "$venv/bin/python" "axe-core" --no-deps --upgrade --target "$venv/axe" \
+    axe-playwright-python==0.1.8
 touch "$venv/set-up/done"
 say "set up in $venv"

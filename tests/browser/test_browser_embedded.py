@@ -9,10 +9,10 @@ from panel_page import EMBEDDED, NARROW, WIDE, panel_page, png
 from playwright.sync_api import expect
 
 TOO_WIDE = """() => {
-    const panel = document.querySelector('.llava-model').parentElement;
+    const panel = document.querySelector('.llava-panel');
     const edge = panel.getBoundingClientRect().right + 1;
     return [...panel.querySelectorAll('*')]
-        .filter(each => each.getBoundingClientRect().right > edge)
+        .filter(each => each.getBoundingClientRect().right > edge && !each.closest('.llava-chips'))
         .map(each => each.outerHTML.slice(0, 100));
 }"""
 
@@ -31,23 +31,23 @@ def page(opened):
 
 def test_run_all_shows_the_panel(page):
     page.shoot("0-new")
-    page.shows("pictures", "No picture yet")
+    page.shows("empty", "Answers appear here")
 
 
 def test_an_example_is_answered_with_one_click(page):
     page.button("What is in this picture?").click()
     page.shows("pictures", "one_shape.png")
-    page.shows("answers", "tokens in")
+    page.shows("thread", "tokens/s")
     expect(page.answer).to_contain_text("circle")
 
 
 def test_an_upload_is_asked_about_and_followed_up(page, tmp_path):
     page.upload(png(tmp_path / "square.png", "blue", (200, 200)))
     page.ask("Describe this picture.")
-    page.shows("answers", "tokens in")
+    page.shows("thread", "tokens/s")
     page.ask("What colour is it?")
-    expect(page.part("answers").locator(".llava-answer")).to_have_count(2)
-    expect(page.part("answers").get_by_text("tokens in")).to_have_count(2)
+    expect(page.talk.locator(".llava-answer")).to_have_count(2)
+    expect(page.talk.get_by_text("tokens/s")).to_have_count(2)
     page.shoot("1-follow-up")
 
 
@@ -55,7 +55,7 @@ def test_two_pictures_are_answered_side_by_side(page, tmp_path):
     page.choose(png(tmp_path / "red.png"), png(tmp_path / "green.png", "green"))
     expect(page.button("Ask about all 2")).to_be_enabled()
     page.ask("What is in this picture?")
-    expect(page.part("answers").get_by_text("tokens in")).to_have_count(2)
+    expect(page.talk.get_by_text("tokens/s")).to_have_count(2)
     page.shoot("2-two-pictures")
 
 

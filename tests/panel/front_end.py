@@ -16,7 +16,7 @@ from typing import Any
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import KernelManager
 
-TIMEOUT = 240.0
+TIMEOUT = 60.0
 FAKES = Path(__file__).parents[1] / "unit"
 
 
@@ -108,6 +108,15 @@ class FrontEnd:
     def value(self, name: str) -> Any:
         """Return the value of a widget as the page knows it."""
         return self.widgets[self.find(name)]["value"]
+
+    def text(self, name: str) -> str:
+        """Return the values of all widgets with this class, one after the other."""
+        states = [
+            each
+            for each in self.widgets.values()
+            if f"llava-{name}" in each.get("_dom_classes", ())
+        ]
+        return "".join(each["value"] for each in states)
 
     def enabled(self, name: str) -> bool:
         """Whether the page lets a widget be pressed."""

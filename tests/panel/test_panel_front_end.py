@@ -48,17 +48,22 @@ def with_picture(page):
     page.wait_for(lambda: "cat.png" in page.value("pictures") and page.enabled("ask"))
 
 
+def stops(page):
+    """Whether the one button ends the answer under way."""
+    return page.widgets[page.find("ask")]["description"] == "Stop" and page.enabled("ask")
+
+
 def ask(page, question="Why?"):
     page.enter("question", question)
-    page.click("Ask")
+    page.click("ask")
 
 
 def test_upload_ask_follow_up(page):
     with_picture(page)
     ask(page)
-    page.wait_for(lambda: "(40, 20) Why? no 0" in page.value("answers") and page.enabled("ask"))
+    page.wait_for(lambda: "(40, 20) Why? no 0" in page.text("answers") and page.enabled("ask"))
     page.enter("question", "Who?\n")
-    page.wait_for(lambda: "(40, 20) Who? no 1" in page.value("answers"))
+    page.wait_for(lambda: "(40, 20) Who? no 1" in page.text("answers"))
     assert page.value("question") == ""
 
 
@@ -85,7 +90,7 @@ def test_the_same_file_twice(page):
 
 def test_a_lost_upload_is_told_and_the_next_one_arrives(page):
     page.upload(("big.png", png()), lost=True)
-    page.wait_for(lambda: "nothing arrived" in page.value("notice"))
+    page.wait_for(lambda: "nothing arrived" in page.text("notice"))
     with_picture(page)
 
 
@@ -93,23 +98,43 @@ def test_stop_ends_the_answer_while_the_kernel_is_free(page):
     with_picture(page)
     page.run("llava.gate.clear()")
     ask(page)
-    page.wait_for(lambda: page.enabled("stop"))
-    page.click("Stop")
+    page.wait_for(lambda: stops(page))
+    page.click("ask")
     page.run("llava.gate.set()")
-    page.wait_for(lambda: "Stopped." in page.value("notice"))
+    page.wait_for(lambda: "Stopped." in page.text("notice"))
     assert page.run("panel.history[0].finish")["text/plain"] == "'stopped'"
 
 
-def test_a_click_on_what_is_disabled_is_answered(page):
+def test_a_question_while_busy_is_answered_with_a_notice_and_kept(page):
     with_picture(page)
     page.run("llava.gate.clear()")
     ask(page)
-    page.wait_for(lambda: page.enabled("stop") and page.value("question") == "")
-    ask(page, "And who?")
-    page.wait_for(lambda: "Stop first" in page.value("notice"))
-    assert page.value("question") == "And who?"
+    page.wait_for(lambda: stops(page) and page.value("question") == "")
     page.enter("question", "And what?\n")
+    page.wait_for(lambda: "Stop first" in page.text("notice"))
     page.wait_for(lambda: page.value("question") == "And what?")
+
+
+def test_a_double_click_on_ask_is_one_question(page):
+    with_picture(page)
+    page.run("llava.gate.clear()")
+    ask(page)
+    page.click("ask")
+    page.run("llava.gate.set()")
+    page.wait_for(lambda: "(40, 20) Why? no 0" in page.text("answers"))
+    assert page.run("[entry.finish for entry in panel.history]")["text/plain"] == "['eos']"
+
+
+def test_only_the_question_under_way_is_sent(page):
+    with_picture(page)
+    for question in ("Why?", "Who?"):
+        ask(page, question)
+        page.wait_for(lambda q=question: f"{q} no" in page.text("answers") and page.enabled("ask"))
+    first, second = (
+        each for each in page.widgets.values() if "llava-answers" in each.get("_dom_classes", ())
+    )
+    assert "Why?" in first["value"] and "Who?" in second["value"]
+    assert "Why?" not in second["value"]
 
 
 def test_paths_open_with_enter(page, tmp_path):
@@ -122,10 +147,10 @@ def test_a_kernel_interrupt_leaves_the_panel_working(page):
     with_picture(page)
     page.run("llava.gate.clear()")
     ask(page)
-    page.wait_for(lambda: page.enabled("stop"))
+    page.wait_for(lambda: stops(page))
     page.manager.interrupt_kernel()
     page.run("llava.gate.set()")
-    page.wait_for(lambda: "(40, 20) Why? no 0" in page.value("answers"))
+    page.wait_for(lambda: "(40, 20) Why? no 0" in page.text("answers"))
     page.settle(0.3)
     page.errors.clear()  # the kernel's own report of the interrupt, if it was at work
 
@@ -139,4 +164,4 @@ def test_displayed_twice_is_one_panel(page):
 def test_the_last_words_arrive_after_a_flood(page):
     with_picture(page)
     page.run("panel.ask(' '.join(f'w{at}' for at in range(3000)), max_new_tokens=9999); None")
-    page.wait_for(lambda: "w2999 no 0" in page.value("answers") and page.enabled("ask"))
+    page.wait_for(lambda: "w2999 no 0" in page.text("answers") and page.enabled("ask"))

@@ -72,7 +72,10 @@ class FakeLlava:
 
 def no_report(llava):
     """In place of `vram_report`: a fake model has no memory to report."""
-    return SimpleNamespace(_repr_html_=lambda: "<b>memory</b>")
+    figures = {"total_bytes": 8 * 2**30, "free_bytes": 5 * 2**30, "parts": {"projector": 2**30}}
+    return SimpleNamespace(
+        memory="RAM", owner="this machine", _repr_html_=lambda: "<b>memory</b>", **figures
+    )
 
 
 def wait_until(holds, seconds=20.0):

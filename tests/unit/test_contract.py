@@ -14,7 +14,8 @@ from llava_nb.inference.chat import Chat
 ANSWER_SETTINGS = "max_new_tokens=256, temperature=0.0, top_p=None, stop=None"
 CALLS = {
     "check_gpu": "",
-    "load": "model='auto', *, quantization='4bit', token=None, cache_dir=None, check=True",
+    "load": "model='auto', *, quantization='4bit', token=None, cache_dir=None, check=True, "
+    "alone=True",
     "estimate_vram": "model, *, quantization='4bit', images=1, prompt_tokens=64, "
     "max_new_tokens=1024, batch_size=1",
     "vram_report": "",
@@ -25,7 +26,7 @@ CALLS = {
     "example_picture": "name",
     "caption_folder": "llava, folder, output, *, prompt='Describe this picture.', batch_size=8, "
     "recursive=False, engine='local'",
-    "caption_panel": "llava",
+    "caption_panel": "llava=None, *, title='', examples=None, presets=None, language='en'",
     "Llava.caption_image": "image_file, prompt='Describe this picture.'",
     "Llava.ask": f"image, prompt, *, {ANSWER_SETTINGS}",
     "Llava.stream": f"image, prompt, *, {ANSWER_SETTINGS}",

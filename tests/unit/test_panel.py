@@ -52,10 +52,30 @@ class Page(HTMLParser):
         self.text += data
 
 
+def widgets_in(widget):
+    """A widget and all in it."""
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from widgets_in(child)
+
+
 def page(panel):
     """All the HTML of a panel."""
-    texts = [each.value for each in panel.children if isinstance(each, ipywidgets.HTML)]
-    return Page("".join(texts))
+    shown = [each for each in widgets_in(panel) if isinstance(each, ipywidgets.HTML)]
+    return Page("".join(each.value for each in shown if each.layout.display != "none"))
+
+
+def updates(panel):
+    """A list that grows with each text that the conversation shows of a question."""
+    seen = []
+
+    def look(change):
+        for each in set(change["new"]) - set(change["old"]):
+            seen.append(each.value)
+            each.observe(lambda change: seen.append(change["new"]), "value")
+
+    panel.controls.thread.observe(look, "children")
+    return seen
 
 
 def press(panel, name):
@@ -73,20 +93,19 @@ def begin(panel, question="Why?"):
 def test_an_answer_is_shown_under_its_question(panel):
     panel.ask("Why?")
     shown = page(panel).text
-    assert shown.index("Why?") < shown.index("(40, 20) Why? no 0") < shown.index("5 tokens in")
+    said = shown.index("(40, 20) Why? no 0")
+    assert shown.index("Why?") < said < shown.index("0.5 s · 10.0 tokens/s")
 
 
 def test_an_answer_appears_in_several_updates(panel, monkeypatch):
     monkeypatch.setattr("llava_nb.panel.worker.PACE", 0)
-    seen = []
-    panel.controls.answers.observe(lambda change: seen.append(Page(change["new"]).text), "value")
+    seen = updates(panel)
     panel.ask("Why?")
-    assert len([text for text in seen if "tokens in" not in text]) > 2, seen
+    assert len([text for text in seen if "tokens/s" not in text]) > 2, seen
 
 
 def test_updates_do_not_flood_the_page(panel):
-    seen = []
-    panel.controls.answers.observe(lambda change: seen.append(change["new"]), "value")
+    seen = updates(panel)
     panel.ask("word " * 500)
     assert len(seen) < 50, f"{len(seen)} updates for an answer that took no time"
 
@@ -94,24 +113,45 @@ def test_updates_do_not_flood_the_page(panel):
 def test_stop_ends_within_two_tokens(panel, llava):
     llava.gate.clear()
     begin(panel)
-    wait_until(lambda: llava.asked)
-    panel.controls.stop.click()
+    wait_until(lambda: "stop" in panel.state.can)
+    assert panel.controls.ask.description == "Stop"
+    panel.controls.ask.click()
     assert panel.state.phase == "stopping"
     llava.gate.set()
     assert panel.wait(20)
     assert panel.history[0].finish == "stopped" and panel.history[0].answer.tokens <= 2
 
 
+def test_a_double_click_on_ask_does_not_hit_stop(panel, llava):
+    llava.gate.clear()
+    begin(panel)
+    panel.controls.ask.click()
+    assert panel.state.phase == "answering" and panel.controls.ask.disabled
+    llava.gate.set()
+    panel.wait()
+    assert [entry.finish for entry in panel.history] == ["eos"]
+
+
+def test_how_long_the_picture_is_being_read_is_counted(panel, llava):
+    llava.gate.clear()
+    begin(panel)
+    wait_until(lambda: "reading the picture, 1 s" in page(panel).text)
+    llava.gate.set()
+    panel.wait()
+    assert "reading the picture" not in page(panel).text
+
+
 def test_what_can_be_pressed_while_an_answer_comes(panel, llava):
     llava.gate.clear()
     begin(panel)
+    wait_until(lambda: "stop" in panel.state.can)
     controls = panel.controls
-    pressable = [controls.stop]
-    others = [controls.ask, controls.again, controls.clear, controls.more, controls.open]
-    assert [each.disabled for each in (*pressable, *others)] == [False] + [True] * 5
+    assert [each.disabled for each in (controls.ask, controls.clear)] == [False, True]
+    assert [each.layout.display for each in (controls.more, controls.again)] == ["none"] * 2
     llava.gate.set()
     panel.wait()
-    assert [each.disabled for each in (controls.ask, controls.again)] == [False, False]
+    assert [each.disabled for each in (controls.ask, controls.clear)] == [False, False]
+    assert controls.ask.description == "Ask" and controls.again.layout.display is None
 
 
 def test_what_is_being_typed_is_left_alone(panel, llava, monkeypatch):
@@ -124,12 +164,25 @@ def test_what_is_being_typed_is_left_alone(panel, llava, monkeypatch):
     assert panel.controls.question.value == "half a sen" and len(panel.history) == 1
 
 
-def test_a_preset_fills_the_box_and_can_be_chosen_again(panel):
-    for _ in range(2):
-        panel.controls.question.value = ""
-        panel.controls.preset.value = "Give a short caption."
-        assert panel.controls.question.value == "Give a short caption."
-        assert panel.controls.preset.value == ""
+def test_a_suggestion_is_asked_with_one_click(panel):
+    for number in (1, 2):
+        panel.controls.presets[2].click()
+        panel.wait()
+        assert [entry.prompt for entry in panel.history] == ["Give a short caption."] * number
+    assert panel.controls.question.value == ""
+
+
+def test_a_suggestion_leaves_a_question_half_written(panel):
+    panel.controls.question.value = "half a sen"
+    panel.controls.presets[2].click()
+    panel.wait()
+    assert panel.controls.question.value == "half a sen" and len(panel.history) == 1
+
+
+def test_a_suggestion_without_a_picture_is_written_down(llava):
+    panel = caption_panel(llava)
+    panel.controls.presets[2].click()
+    assert panel.controls.question.value == "Give a short caption." and not panel.history
 
 
 @pytest.mark.parametrize("at", range(len(EXAMPLES)))
@@ -159,10 +212,10 @@ def test_too_many_pictures_are_told(llava):
 
 def test_continue_goes_on_with_the_same_conversation(panel, llava):
     panel.ask("Why?", max_new_tokens=2)
-    assert "stopped at the limit" in page(panel).text and not panel.controls.more.disabled
+    assert "cut at the limit" in page(panel).text and panel.controls.more.layout.display is None
     press(panel, "more")
     assert [entry.text for entry in panel.history] == ["(40, 20) Why? no 0"]
-    assert len(llava.chats[0].turns) == 1 and panel.controls.more.disabled
+    assert len(llava.chats[0].turns) == 1 and "more" not in panel.state.can
 
 
 @pytest.mark.parametrize("fail_at", [None, 0])
@@ -191,7 +244,7 @@ def test_the_options_reach_the_model_and_a_share_of_words_only_in_a_draw(
 @pytest.mark.parametrize(
     ("about", "note"),
     [
-        ({"do_pad": True, "do_center_crop": True}, "; padded"),
+        ({"do_pad": True, "do_center_crop": True}, "; padded to a square"),
         ({"do_center_crop": True}, "; only the middle square"),
         ({}, ""),
     ],
@@ -199,7 +252,6 @@ def test_the_options_reach_the_model_and_a_share_of_words_only_in_a_draw(
 def test_how_a_picture_becomes_a_square_is_noted(llava, about, note):
     llava.processor.image_processor = SimpleNamespace(**about)
     panel = caption_panel(llava)
-    assert "No picture yet" in page(panel).text
     panel.choose(PICTURE)
     assert Page(panel.controls.pictures.value).text == f"picture 40 x 20 pixels{note}"
 
@@ -279,7 +331,7 @@ def test_a_callback_that_raises_is_told(panel, monkeypatch, fault, told):
 
 def test_a_fault_while_showing_is_told(panel, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(panel_html, "answers", lambda session: 1 / 0)
+        patch.setattr(panel_html, "turns", lambda *_: 1 / 0)
         panel.ask("Why?")
         assert "ZeroDivisionError" in page(panel).text
     panel.ask("Who?")
@@ -316,7 +368,7 @@ def test_foreign_text_is_shown_as_text(llava, fails):
     shown = page(panel)
     assert SCRIPT in shown.text
     assert all(each.startswith("data:image/jpeg") for each in shown.images)
-    assert set(shown.handlers) <= {panel_html.COPY}
+    assert set(shown.handlers) == {panel_html.COPY}
 
 
 def png_of(picture):
@@ -379,28 +431,188 @@ def test_a_folder_that_cannot_be_written_says_what_to_do(panel, tmp_path):
 
 
 def test_every_control_has_a_label(panel):
-    def controls(widget):
-        for child in getattr(widget, "children", ()):
-            yield from controls(child)
-        if hasattr(widget, "description") and not isinstance(widget, ipywidgets.HTML):
-            yield widget
-
-    found = list(controls(panel))
-    assert len(found) >= 18 and all(each.description for each in found)
-
-
-def test_nothing_is_wider_than_a_narrow_page(panel):
-    def layouts(widget):
-        for child in getattr(widget, "children", ()):
-            yield from layouts(child)
-        yield widget.layout
-
-    fixed = [each for layout in layouts(panel) for each in (layout.width, layout.min_width) if each]
-    assert not [each for each in fixed if each.endswith("px")]
-    assert {each for each in fixed if each.endswith("em")} == {"5em"}
+    for each in widgets_in(panel):
+        is_area = isinstance(each, ipywidgets.Textarea)
+        if hasattr(each, "description") and not isinstance(each, ipywidgets.HTML):
+            assert each.placeholder if is_area else each.description, each
 
 
 def test_anything_but_a_model_is_refused():
     for given in ("llava-1.5-7b", FakeLlava):
         with pytest.raises(LlavaNbError, match=r"caption_panel\(llava_nb\.load\(\)\)"):
             caption_panel(given)
+
+
+# --- comparing -------------------------------------------------------------------------------
+
+
+def test_two_answers_stand_side_by_side_and_the_talk_goes_on_from_the_first(panel, llava):
+    first, second = panel.compare("Why?", temperature=0.7)
+    assert [each.settings["temperature"] for each in (first, second)] == [0, 0.7]
+    assert (first.variant, second.variant) == ("", "temperature 0.7")
+    text = page(panel).text
+    assert text.count("(40, 20) Why? no 0") == 2 and text.count("Why?") == 3
+    assert "temperature 0.7" in text
+    assert panel.ask("Who?")[0].text == "(40, 20) Who? no 1"
+
+
+def test_what_is_compared_was_told_the_same(panel, llava):
+    panel.ask("Who?")
+    texts = [entry.text for entry in panel.compare("Why?", temperature=0.7)]
+    assert texts == ["(40, 20) Why? no 1"] * 2
+
+
+def test_another_model_answers_beside(panel):
+    other = FakeLlava()
+    other.name, other.quantization = "other", "8bit"
+    entries = panel.compare("Why?", other=other)
+    assert [entry.model for entry in entries] == ["fake", "other"]
+    assert entries[1].variant == "other in 8 bits" and [q for q, _ in other.asked] == ["Why?"]
+
+
+def test_another_prompt_style_is_for_one_answer(panel, llava):
+    llava.style, seen = "vicuna_v1", []
+    chat = llava.chat
+
+    def noting(image, **options):
+        made = chat(image, **options)
+        stream = made.stream
+        made.stream = lambda *given, **more: seen.append(llava.style) or stream(*given, **more)
+        return made
+
+    llava.chat = noting
+    panel.compare("Why?", style="chatml")
+    assert seen == ["vicuna_v1", "chatml"] and llava.style == "vicuna_v1"
+
+
+def test_the_switch_compares_each_question(panel):
+    panel.controls.compare.value = {"temperature": 0.7}
+    begin(panel)
+    panel.wait()
+    assert [entry.variant for entry in panel.history] == ["", "temperature 0.7"]
+
+
+def test_nothing_to_compare_with_is_refused(panel):
+    with pytest.raises(LlavaNbError, match=r"temperature=0\.7"):
+        panel.compare("Why?")
+
+
+# --- a class ---------------------------------------------------------------------------------
+
+
+def test_a_teacher_sets_title_examples_and_presets(llava):
+    panel = caption_panel(
+        llava, title="<b>Class</b>", examples=[(PICTURE, "Red?")], presets=["Why?", ("W", "Who?")]
+    )
+    assert "<b>Class</b>" in page(panel).text
+    assert [each.description for each in panel.controls.presets] == ["Why?", "W"]
+    panel.controls.examples[0].click()
+    panel.wait()
+    assert panel.history[0].text == "(40, 20) Red? no 0"
+
+
+@pytest.mark.parametrize("given", [{"examples": ["cat.jpg"]}, {"presets": [("a", "b", "c")]}])
+def test_examples_and_presets_of_another_shape_are_refused(llava, given):
+    with pytest.raises(LlavaNbError, match="list of pairs"):
+        caption_panel(llava, **given)
+
+
+def test_all_texts_are_korean_in_korean(llava):
+    panel = caption_panel(llava, language="ko")
+    panel.choose(PICTURE)
+    panel.controls.question.value = " "
+    panel.controls.ask.click()
+    names = [each.description for each in widgets_in(panel) if hasattr(each, "description")]
+    foreign = {"Top-p", *(question for _, question in EXAMPLES)}
+    english = [name for name in names if name.isascii() and name and name not in foreign]
+    assert not english and "먼저 질문을 쓰세요." in page(panel).text
+
+
+def test_a_language_that_there_is_not_is_refused(llava):
+    with pytest.raises(LlavaNbError, match="'en' and 'ko', not 'fr'"):
+        caption_panel(llava, language="fr")
+
+
+@pytest.mark.parametrize(("name", "is_told"), [("tiny", True), ("llava-1.5-7b", False)])
+def test_where_the_embedded_model_declines_it_is_said_why(panel, llava, monkeypatch, name, is_told):
+    monkeypatch.setattr(panel_html, "DECLINES", "(40, 20) Why? no 0")
+    llava.name = name
+    panel.ask("Why?")
+    assert ("drawings of coloured shapes" in page(panel).text) == is_told
+
+
+# --- a model loaded inside, a cell run again -----------------------------------------------------
+
+
+def without_model(monkeypatch, loads):
+    monkeypatch.setattr("llava_nb.panel.panel.vram_report", no_report)
+    fits = [SimpleNamespace(model="tiny", fits=True), SimpleNamespace(model="x", fits=False)]
+    report = SimpleNamespace(verdicts=fits)
+    best = SimpleNamespace(model="llava-onevision-0.5b", quantization=None)
+    monkeypatch.setattr("llava_nb.panel.panel.check_gpu", lambda: report)
+    monkeypatch.setattr("llava_nb.panel.panel.recommend", lambda report: best)
+    monkeypatch.setattr("llava_nb.loading.load.load", loads)
+    return caption_panel()
+
+
+def test_a_model_is_loaded_inside(monkeypatch):
+    asked = []
+
+    def loads(model, *, quantization):
+        asked.append((model, quantization))
+        return FakeLlava()
+
+    panel = without_model(monkeypatch, loads)
+    panel.choose(PICTURE)
+    assert panel.controls.models.options == ("llava-onevision-0.5b", "tiny")
+    assert panel.controls.ask.disabled and panel.llava is None
+    panel.controls.load.click()
+    panel.wait()
+    assert asked == [("llava-onevision-0.5b", None)] and panel.llava.name == "fake"
+    assert panel.ask("Why?")[0].finish == "eos" and panel.history[0].model == "fake"
+    assert panel.controls.loader.layout.display == "none"
+
+
+def test_a_question_before_there_is_a_model_says_so(monkeypatch):
+    panel = without_model(monkeypatch, None)
+    panel.choose(PICTURE)
+    assert not panel.ask("Why?") and "Load a model first" in page(panel).text
+
+
+def test_a_model_that_cannot_be_loaded_is_told_and_another_can_be_tried(monkeypatch):
+    def loads(model, **_):
+        if model == "tiny":
+            return FakeLlava()
+        raise LlavaNbError("Too large: take tiny.")
+
+    panel = without_model(monkeypatch, loads)
+    panel.controls.load.click()
+    panel.wait()
+    assert "Too large: take tiny." in page(panel).text
+    assert panel.controls.loader.layout.display is None
+    panel.load("tiny")
+    assert panel.llava is not None
+
+
+def test_how_far_a_download_is_is_shown(monkeypatch):
+    going = threading.Event()
+    monkeypatch.setattr("llava_nb.loading.find.fetched_bytes", lambda hub_id: 2**29)
+    panel = without_model(monkeypatch, lambda *_, **__: going.wait(20) and FakeLlava())
+    panel.controls.load.click()
+    wait_until(lambda: "0.5 of " in page(panel).text and " 1 s" in page(panel).text)
+    going.set()
+    panel.wait()
+
+
+def test_a_cell_run_again_offers_the_conversation_of_before(panel, llava):
+    panel.ask("Why?")
+    again = caption_panel(llava)
+    assert not again.history and again.controls.resume.layout.display is None
+    again.controls.resume.click()
+    assert [entry.text for entry in again.history] == ["(40, 20) Why? no 0"]
+    assert again.controls.resume.layout.display == "none"
+    assert again.ask("Who?")[0].text == "(40, 20) Who? no 1"
+
+
+def test_a_first_panel_offers_nothing_of_before(llava):
+    assert caption_panel(llava).controls.resume.layout.display == "none"

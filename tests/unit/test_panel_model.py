@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+import llava_nb
 from llava_lessons.pictures import scene_of
 from llava_lessons.tiny.questions import describe_scene
 from llava_nb import caption_panel
@@ -46,11 +47,11 @@ def test_an_answer_gone_on_with_is_the_whole_answer(panel, tiny, tokens):
     assert entry.text == tiny.ask(example_picture(THREE), DESCRIBE).text and entry.finish == "eos"
 
 
-def test_the_memory_bar_and_the_model_line_are_those_of_this_model(panel, tiny):
+def test_the_memory_and_the_model_line_are_those_of_this_model(panel, tiny):
+    controls = panel.controls
     panel.ask(DESCRIBE)
-    assert "language model" in panel.controls.memory.value and "GiB" in panel.controls.memory.value
-    assert f"<b>{tiny.name}</b>" in panel.controls.model.value
-    assert "in 4 bits" in panel.controls.model.value
+    assert "language model" in controls.details.value and "GiB" in controls.memory.value
+    assert f"<b>{tiny.name}</b> in 4 bits on the CPU · " in controls.model.value
 
 
 def test_a_closed_model_is_told_in_the_panel():
@@ -61,8 +62,32 @@ def test_a_closed_model_is_told_in_the_panel():
     panel.choose(example_picture(THREE))
     other.close()
     (entry,) = panel.ask(DESCRIBE)
-    assert entry.finish == "failed" and "Load it again" in panel.controls.notice.value
+    assert entry.finish == "failed" and "Load it again" in entry.error
     assert "has been closed" in panel.controls.model.value
+
+
+def test_two_prompt_styles_are_compared_and_the_second_leaves_no_trace(panel, tiny):
+    first, second = panel.compare(DESCRIBE, style="chatml")
+    assert first.text == describe_scene(scene_of(THREE)) and tiny.style == "vicuna_v1"
+    assert second.settings["style"] == "chatml" and second.finish != "failed"
+    assert panel.ask(COUNT)[0].answer.reused_tokens > 64
+
+
+def test_a_second_form_answers_beside(panel, tiny):
+    other = llava_nb.load("tiny", quantization=None, alone=False)
+    first, second = panel.compare(DESCRIBE, other=other)
+    other.close()
+    assert first.text == second.text == describe_scene(scene_of(THREE))
+    assert second.variant == "tiny unquantised" and not tiny.closed
+
+
+def test_a_conversation_brought_back_goes_on(panel, tiny):
+    panel.ask(DESCRIBE)
+    again = caption_panel(tiny)
+    again.controls.resume.click()
+    chat = tiny.chat(example_picture(THREE))
+    chat.ask(DESCRIBE)
+    assert again.ask(COUNT)[0].text == chat.ask(COUNT).text
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -14,7 +14,7 @@ from llava_nb.panel.html import save_record, to_csv, to_jsonl, to_page
 from llava_nb.panel.state import Entry
 
 SCRIPT = "<img src=x onerror=alert(1)>\"'&"
-SETTINGS = {"max_new_tokens": 256, "temperature": 0.0, "top_p": None}
+SETTINGS = {"max_new_tokens": 256, "temperature": 0.0, "top_p": None, "style": None}
 ENTRY = Entry(
     picture="cat.png",
     prompt="What is this?",
@@ -50,6 +50,7 @@ def test_a_row_has_question_answer_settings_and_figures():
             "model": "tiny",
             "picture": "cat.png",
             "prompt": "What is this?",
+            "variant": "",
             "answer": "A cat.",
             "finish": "eos",
             "error": "",
@@ -120,3 +121,8 @@ def test_saving_again_replaces_and_leaves_nothing_else(tmp_path):
     paths = save_record([ENTRY, entry(number=2)], tmp_path, "captions")
     assert sorted(tmp_path.iterdir()) == sorted(paths)
     assert len(paths[1].read_text().splitlines()) == 2
+
+
+def test_the_page_has_the_picture_of_a_conversation_once():
+    page = to_page([ENTRY, entry(number=2, text="Two."), entry(number=3, key=7)])
+    assert page.count("<img") == 2 and "Two." in page

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llava_nb import Answer
-from llava_nb.panel.state import ANSWERING, IDLE, OPENING, STOPPING, Entry, Job, Session
+from llava_nb.panel.state import ANSWERING, IDLE, LOADING, OPENING, STOPPING, Entry, Job, Session
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +23,8 @@ def answer(text, finish="eos", seconds=1.0):
 class World:
     """A session and jobs that report whenever they are told to, also when they were given up."""
 
-    def __init__(self):
-        self.session, self.jobs, self.made = Session(), [], 0
+    def __init__(self, has_model=True):
+        self.session, self.jobs, self.made = Session(has_model), [], 0
 
     def do(self, change, *arguments):
         before = self.session
@@ -40,7 +40,13 @@ class World:
         job, questions = self.jobs[which]
         before = self.session
         is_live = job is before.job and before.phase != IDLE
-        if job.sources:
+        if outcome == "ticked":
+            self.do(Session.ticked, job, 1.0)
+        elif job.model:
+            self.jobs.pop(which)
+            self.do(*((Session.tell, "no") if outcome == "failed" else (Session.loaded, job)))
+            self.do(Session.ended, job)
+        elif job.sources:
             bad = outcome == "failed"
             opened = () if bad else tuple(Picture(name) for name in job.sources)
             self.jobs.pop(which)
@@ -54,7 +60,8 @@ class World:
             self.do(Session.piece, questions[0], f"piece about {questions[0].picture}")
         else:
             self.end(questions.pop(0), outcome)
-        assert is_live or self.session is before, "what was given up came back"
+        told = job.model and outcome == "failed"
+        assert is_live or told or self.session is before, "what was given up came back"
 
     def end(self, question, outcome):
         self.made += 1
@@ -75,10 +82,16 @@ class World:
             for entry in each.entries:
                 about = (entry.key, entry.picture)
                 assert about == (each.key, each.picture.name), "shown for another picture"
+            turns = [entry.turn for entry in each.entries]
+            assert turns == sorted(turns), "the conversation is out of order"
+            assert len({entry.turn for entry in each.answered}) == len(each.answered), "twice"
             shown += each.entries
         for entry in (*session.history, *shown):
             assert not entry.text or entry.text.endswith(f"about {entry.picture}"), entry
-        assert session.can or session.phase == STOPPING, "nothing can be pressed"
+        can = session.can or not session.stoppable or session.phase in (STOPPING, LOADING)
+        assert can, "nothing can be pressed"
+        assert "stop" not in session.can or session.phase != IDLE
+        assert "ask" not in session.can or session.has_model
 
     def drain(self):
         for _ in range(200):
@@ -91,24 +104,41 @@ def asked(prompt="What is this?"):
     return Session.ask, Entry(prompt=prompt)
 
 
-def chosen(*names, then_ask=None):
+def compared(prompt="What is this?"):
+    return (*asked(prompt), Entry(prompt=prompt, how="beside", variant="hot"))
+
+
+def chosen(*names, then_ask=()):
     return Session.choose, names, "the picture", then_ask
 
 
 AGAIN, MORE = (Session.regenerate, Entry()), (Session.go_on, Entry())
-STOP, CLEAR = (Session.stop,), (Session.clear,)
+STOP, CLEAR, LOAD = (Session.stop,), (Session.clear,), (Session.load, "tiny")
 
 
+def a_session_of_before():
+    world = World()
+    for each in (chosen("cat", "ant"), compared("Before?")):
+        world.do(*each)
+        world.drain()
+    return world.session
+
+
+BEFORE = a_session_of_before()
 names = st.lists(st.sampled_from(["cat", "dog", "emu"]), min_size=1, max_size=3, unique=True)
 prompts = st.sampled_from(["", "Why?", "Who?"])
 clicks = st.one_of(
     names.map(lambda some: chosen(*some)),
-    st.builds(lambda some, prompt: chosen(*some, then_ask=Entry(prompt=prompt)), names, prompts),
+    st.builds(lambda some, prompt: chosen(*some, then_ask=asked(prompt)[1:]), names, prompts),
     prompts.map(asked),
-    st.sampled_from([AGAIN, MORE, STOP, CLEAR, (Session.tell, "hello")]),
+    prompts.map(compared),
+    st.sampled_from([AGAIN, MORE, STOP, CLEAR, LOAD, (Session.tell, "hello")]),
+    prompts.map(lambda prompt: (Session.resume, BEFORE)),
     st.sampled_from(["", "What?"]).map(lambda text: (Session.typed, text)),
 )
-outcomes = st.sampled_from(["eos", "limit", "stopped", "piece", "failed", "ended", "ended"])
+outcomes = st.sampled_from(
+    ["eos", "limit", "stopped", "piece", "failed", "ticked", "ended", "ended"]
+)
 # The oldest job that still reports, or the newest.
 reports = st.tuples(st.sampled_from([0, -1]), outcomes)
 # A picture, opened at once, and a question: so that many sequences get far.
@@ -120,9 +150,9 @@ happenings = st.lists(
 
 
 @settings(max_examples=200, deadline=None)
-@given(happenings)
-def test_no_order_of_events_loses_or_mixes_anything_up(happenings):
-    world = World()
+@given(st.booleans(), happenings)
+def test_no_order_of_events_loses_or_mixes_anything_up(has_model, happenings):
+    world = World(has_model)
     for each in sum(happenings, []):
         if callable(each[0]):
             world.do(*each)
@@ -130,6 +160,9 @@ def test_no_order_of_events_loses_or_mixes_anything_up(happenings):
             world.report(*each)
     world.drain()
     assert world.session.phase == IDLE, "the panel is stuck"
+    if not world.session.has_model:
+        world.do(*LOAD)
+        world.drain()
     world.do(*chosen("fox"))
     world.drain()
     number = len(world.session.history)
@@ -159,13 +192,13 @@ def shown(world):
 def test_a_question_without_a_picture_says_so():
     world = World()
     world.do(*asked())
-    assert world.session.phase == IDLE and "picture first" in world.session.notice.text
+    assert world.session.phase == IDLE and world.session.notice.text == "no_picture"
     assert world.session.draft == "What is this?"
 
 
 def test_an_empty_question_says_so():
     world = after(asked("  "))
-    assert world.session.phase == IDLE and "question first" in world.session.notice.text
+    assert world.session.phase == IDLE and world.session.notice.text == "no_question"
 
 
 def test_a_question_while_the_picture_is_opened_waits_for_it():
@@ -182,7 +215,7 @@ def test_a_click_while_busy_changes_nothing_but_the_notice(click):
     world = after(asked())
     before = world.session
     world.do(*click)
-    assert "Stop first" in world.session.notice.text
+    assert world.session.notice.text == "busy"
     kept = {"notice": before.notice, "draft": before.draft}
     assert dataclasses.replace(world.session, **kept) == before
 
@@ -253,7 +286,8 @@ def test_stop_ends_the_round_and_names_who_was_not_asked():
     world.do(*STOP)
     world.report(0, "stopped")
     world.report(0, "ended")
-    assert world.session.phase == IDLE and world.session.notice.text == "Stopped. Not asked: dog."
+    assert world.session.phase == IDLE and world.session.notice.text == "stopped_before"
+    assert world.session.notice.about == "dog"
 
 
 def test_continue_takes_the_place_of_the_cut_answer():
@@ -299,3 +333,60 @@ def test_clear_forgets_the_conversation_and_keeps_the_picture_and_the_record():
     world.do(*CLEAR)
     assert shown(world) == ("cat", []) and len(world.session.history) == 1
     assert world.session.conversations[0].key != key
+
+
+def test_an_answer_for_comparison_is_not_gone_on_from():
+    world = after(compared("Why?"), "eos", "eos", "ended")
+    (conversation,) = world.session.conversations
+    assert [entry.variant for entry in conversation.entries] == ["", "hot"]
+    assert [entry.text for entry in conversation.answered] == ["answer 1 about cat"]
+    assert len({entry.turn for entry in conversation.entries}) == 1
+
+
+def test_regenerate_leaves_what_was_compared_beside():
+    world = after(compared(), "eos", "eos", "ended", AGAIN, "eos", "ended")
+    (conversation,) = world.session.conversations
+    texts = {entry.variant: entry.text for entry in conversation.entries}
+    assert texts == {"": "answer 3 about cat", "hot": "answer 2 about cat"}
+
+
+def test_one_of_two_that_fails_leaves_the_other():
+    world = after(compared(), "failed", "eos", "ended")
+    (conversation,) = world.session.conversations
+    assert [entry.finish for entry in conversation.entries] == ["failed", "eos"]
+
+
+def test_stop_can_be_pressed_after_a_moment_only():
+    world = after(asked())
+    assert "stop" not in world.session.can
+    world.report(-1, "ticked")
+    assert "stop" in world.session.can and world.session.seconds == 1
+
+
+def test_seconds_are_those_of_the_answer_under_way():
+    world = after(compared(), "ticked", "eos")
+    assert world.session.seconds == 0 and len(world.session.todo) == 1
+
+
+def test_a_picture_chosen_while_a_model_is_loaded_comes_afterwards():
+    world = World(has_model=False)
+    world.do(*LOAD)
+    world.do(*chosen("dog"))
+    world.drain()
+    assert world.session.has_model and shown(world) == ("dog", [])
+
+
+def test_a_model_that_cannot_be_loaded_can_be_tried_again():
+    world = World(has_model=False)
+    world.do(*LOAD)
+    world.report(-1, "failed")
+    assert world.session.phase == IDLE and "load" in world.session.can
+
+
+def test_another_session_is_taken_over_by_an_empty_one_only():
+    world = World()
+    world.do(Session.resume, BEFORE)
+    assert world.session.history == BEFORE.history
+    world = after(asked(), "eos", "ended")
+    world.do(Session.resume, BEFORE)
+    assert len(world.session.history) == 1
