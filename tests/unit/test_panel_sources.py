@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from llava_nb import ImageError, open_image
-from llava_nb.panel.panel import paths_in, pressed_enter
-from llava_nb.panel.sources import Source, UploadButton, sources_of
+from llava_nb.panel.sources import Source, UploadButton, paths_in, pressed_enter, sources_of
 
 SEVEN = ipywidgets.__version__.startswith("7")
 
@@ -34,7 +33,7 @@ def opened(data, name="cat.png"):
 def test_a_thumbnail_is_a_small_jpeg():
     uri = opened(in_bytes(Image.new("RGB", (2000, 1000), "red"))).thumbnail
     small = open_image(uri)
-    assert uri.startswith("data:image/jpeg;base64,") and small.size == (320, 160)
+    assert uri.startswith("data:image/jpeg;base64,") and small.size == (480, 160)
 
 
 def test_the_notes_say_size_and_file(tmp_path):
