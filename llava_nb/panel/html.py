@@ -109,6 +109,14 @@ def pictures(session: Session, square: str) -> str:
     return f'<div class="llava-figures">{"".join(cells)}</div>' if shown else ""
 
 
+def how_made_square(llava: Any, texts: Mapping[str, str]) -> str:
+    """Say what becomes of a picture that is not square, as the model was published."""
+    image_processor = getattr(getattr(llava, "processor", None), "image_processor", None)
+    if getattr(image_processor, "do_pad", False):
+        return texts["padded"]
+    return texts["cropped"] if getattr(image_processor, "do_center_crop", False) else ""
+
+
 def notice(shown: Notice | None, texts: Mapping[str, str], more: str = "") -> str:
     """Return a notice that screen readers hear of, with more behind it; empty without one."""
     if shown is None:
@@ -170,7 +178,9 @@ def _under_way(entry: Entry, session: Session, texts: Mapping[str, str]) -> str:
         wait = texts["looking"].format(about=int(session.seconds))
         if session.phase != ANSWERING:
             wait = texts["stopping"]
-    said = _answer(text) if text else f'<div class="llava-wait">{escape(wait)}</div>'
+    said = _answer(text) if text else ""
+    if not text or session.phase != ANSWERING:
+        said += f'<div class="llava-wait">{escape(wait)}</div>'
     return f'<div class="llava-entry">{said}</div>'
 
 

@@ -8,7 +8,6 @@ follows (`worker.py`), and the widgets show it. Nothing is printed: what a callb
 from __future__ import annotations
 
 import os
-import re
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +30,7 @@ from . import html
 from .controls import Controls, named_html, set_class, show
 from .page import TEXTS as PAGE_TEXTS
 from .page import PageLink
-from .sources import Source, sources_of
+from .sources import Source, paths_in, pressed_enter, sources_of
 from .state import ANSWERING, IDLE, LOADING, OPENING, STOPPING, Entry, Notice, Session
 from .texts import presets_in, texts_of
 from .worker import Worker
@@ -43,7 +42,6 @@ EXAMPLES = (
 )
 COMPARED = (0.0, 0.7)  # temperatures to compare with
 OTHER_STYLE = "chatml"  # to compare with, or the default style where this is the model's own
-QUOTED = r"\".+\"|'.+'"
 
 # The last session of each model in which something was asked, for a cell that is run again.
 _last: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
@@ -381,7 +379,7 @@ class CaptionPanel(widgets.VBox):
         if session.draft != self._in_the_box:  # first: who sees a picture may be typing
             self._in_the_box = controls.question.value = session.draft  # in this order: see _typed
         self._enable(session)
-        square = _how_made_square(self.llava, self._texts)
+        square = html.how_made_square(self.llava, self._texts)
         controls.pictures.value = html.pictures(session, square)
         set_class(controls.left, "bare", not session.conversations)
         ended = session.phase == IDLE and before.phase != IDLE
@@ -436,7 +434,7 @@ class CaptionPanel(widgets.VBox):
             getattr(controls, name).disabled = name not in can
         for name in ("more", "again"):
             show(getattr(controls, name), name in can)
-        show(controls.loader, _is_offered(session))
+        show(controls.loader, not session.has_model and session.phase != LOADING)
         show(controls.all_examples, not session.conversations)
         show(controls.resume, "resume" in can and self._before is not None)
         if self._before is not None:
@@ -449,27 +447,3 @@ class CaptionPanel(widgets.VBox):
             controls.ask.description = texts["stop"] if is_stop else ask
             set_class(controls.ask, "stops", is_stop)
             controls.ask.disabled = not can & {"ask", "stop"}
-
-
-def _is_offered(session: Session) -> bool:
-    """Whether there is a model to be chosen."""
-    return not session.has_model and session.phase != LOADING
-
-
-def _how_made_square(llava: Any, texts: Mapping[str, str]) -> str:
-    """Say what becomes of a picture that is not square, as the model was published."""
-    image_processor = getattr(getattr(llava, "processor", None), "image_processor", None)
-    if getattr(image_processor, "do_pad", False):
-        return texts["padded"]
-    return texts["cropped"] if getattr(image_processor, "do_center_crop", False) else ""
-
-
-def pressed_enter(before: str, now: str) -> bool:
-    """Whether a text changed by one new line at its end: a text area tells of no keys."""
-    return now.endswith("\n") and now.count("\n") == before.count("\n") + 1
-
-
-def paths_in(text: str) -> list[str]:
-    """Return what stands on each line, without the quotes that file managers put around it."""
-    lines = (line.strip() for line in text.splitlines())
-    return [line[1:-1] if re.fullmatch(QUOTED, line) else line for line in lines if line]

@@ -21,6 +21,7 @@ TOO_LARGE = (
     "beside the notebook and give its path, give its http(s) address, or save it smaller."
 )
 BUFFERS = bytes | bytearray | memoryview
+QUOTED = r"\".+\"|'.+'"
 SHOWN = 480  # pixels of the longer side on the page
 _ORIENTATION = 0x0112  # in EXIF; 1 is upright
 
@@ -161,3 +162,14 @@ def take_uploads(widget: widgets.FileUpload) -> tuple[Source, ...]:
     return tuple(
         Source(bytes(data), about.get("name", ""), about.get("size")) for about, data in files
     )
+
+
+def pressed_enter(before: str, now: str) -> bool:
+    """Whether a text changed by one new line at its end: a text area tells of no keys."""
+    return now.endswith("\n") and now.count("\n") == before.count("\n") + 1
+
+
+def paths_in(text: str) -> list[str]:
+    """Return what stands on each line, without the quotes that file managers put around it."""
+    lines = (line.strip() for line in text.splitlines())
+    return [line[1:-1] if re.fullmatch(QUOTED, line) else line for line in lines if line]

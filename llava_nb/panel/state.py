@@ -239,7 +239,7 @@ class Session:
         if self.phase == OPENING:
             return replace(self, phase=IDLE, job=Job(), then_ask=()).tell("not_opened")
         if self.phase == ANSWERING:
-            return replace(self, phase=STOPPING).tell("stopping", "busy")
+            return replace(self, phase=STOPPING, notice=None)
         return self
 
     def tell(self, text: str, kind: str = "info", about: str = "") -> Session:

@@ -59,9 +59,10 @@ def test_two_pictures_are_answered_side_by_side(page, tmp_path):
     page.shoot("2-two-pictures")
 
 
-def test_nothing_is_wider_than_a_narrow_page(page):
-    page.button("How many things are there?").click()
-    page.shows("pictures", "three_shapes.png")
+def test_nothing_is_wider_than_a_narrow_page(page, tmp_path):
+    page.upload(png(tmp_path / "wide.png", size=(900, 300)))
+    page.ask("How many things are there?")
+    page.shows("thread", "tokens/s")
     page.is_free()
     page.page.get_by_text("Options", exact=True).click()
     page.shoot("3-options")
