@@ -33,7 +33,7 @@ def opened(data, name="cat.png"):
 def test_a_thumbnail_is_a_small_jpeg():
     uri = opened(in_bytes(Image.new("RGB", (2000, 1000), "red"))).thumbnail
     small = open_image(uri)
-    assert uri.startswith("data:image/jpeg;base64,") and small.size == (480, 160)
+    assert uri.startswith("data:image/jpeg;base64,") and small.size == (480, 240)
 
 
 def test_the_notes_say_size_and_file(tmp_path):
