@@ -1,16 +1,14 @@
-"""The weight files of folders, and of hub ids from the stand-in hub of test_hub.py."""
+"""The weight files of folders, and of hub ids from the hub of small_hub.py."""
 
 from __future__ import annotations
 
 import pytest
-import test_hub
 import torch
-from test_hub import Hub
+from small_hub import WEIGHTS, Hub
 from transformers import LlavaForConditionalGeneration
 
 from llava_nb.loading.find import weight_files
 
-ask_hub = test_hub.ask_hub
 SAFE, BIN = "model.safetensors", "pytorch_model.bin"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 BIN_SHARDS = ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin")
@@ -81,7 +79,7 @@ def test_only_old_bin_files_are_read_whole(tmp_path, is_zip):
 
 def test_a_hub_id_is_one_request_with_the_token_given_or_none(ask_hub):
     run = ask_hub(f"{LOOK}print(look())")
-    size = (test_hub.WEIGHTS / SAFE).stat().st_size
+    size = (WEIGHTS / SAFE).stat().st_size
     assert run.stdout.strip() == str(("safetensors", ((SAFE, size),), size)), run.stderr[-2000:]
     assert Hub.asked == [("/api/models/somebody/small-llava?blobs=true", None)]
     ask_hub(f"{LOOK}look(token='hf_mine')")
