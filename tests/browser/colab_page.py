@@ -22,10 +22,12 @@ from playwright.sync_api import Browser, Locator
 PAGE = Path(__file__).with_name("colab_page.html")
 COLAB = f"""
 import json, os, sys, types
+from importlib.machinery import ModuleSpec
 sys.path.insert(0, {str(FAKES)!r})
 os.environ["COLAB_RELEASE_TAG"] = "stand-in"
 callbacks = {{}}
 colab = sys.modules["google.colab"] = types.ModuleType("google.colab")
+colab.__spec__ = ModuleSpec("google.colab", None)  # torch and others look for it
 colab.output = types.SimpleNamespace(register_callback=callbacks.__setitem__)
 
 def invoke(path):
@@ -66,7 +68,7 @@ class ColabPage(PanelPage):
         self.frame.locator("#ready").evaluate(
             "(_, it) => show(...it)", [code if script else "", panel]
         )
-        self.shows("model", "Answers come from")
+        self.shows("model", "in 4 bits on")
 
     def close(self) -> None:
         """End the kernel and close the page."""
