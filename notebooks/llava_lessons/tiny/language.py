@@ -88,8 +88,8 @@ def attention_mask(model: LlavaForConditionalGeneration, may_see: torch.Tensor) 
     return torch.zeros_like(may_see, dtype=model.dtype).masked_fill(~may_see, lowest)
 
 
-# Of the pictures of "decline": from outside, and with nothing on them.
-OUTSIDE, EMPTY = 0.3, 0.08
+# Shares of "decline": pictures from outside; of the others, empty ones and ones of a single thing.
+OUTSIDE, EMPTY, SINGLE = 0.3, 0.08, 0.22
 TOWER_RATE = 0.3  # of the others' learning rate, where the tower learns with them
 
 # By stage: learning rate, share of recoloured pictures, how often each kind is asked.
@@ -161,7 +161,11 @@ def train_language(
 
 def _picture(random: Random, recoloured: float, *, outside: bool) -> Scene | Outside:
     """Draw up a scene, or with `outside` sometimes an empty one or a picture that is none."""
-    if outside and random.random() < OUTSIDE:
-        return sample_outside(random)
-    scene = sample_scene(random, count=0 if outside and random.random() < EMPTY else None)
+    count = None
+    if outside:
+        if random.random() < OUTSIDE:
+            return sample_outside(random)
+        rest = 1 - EMPTY - SINGLE
+        count = random.choices((0, 1, None), weights=(EMPTY, SINGLE, rest))[0]
+    scene = sample_scene(random, count=count)
     return recolour(random, scene) if recoloured and random.random() < recoloured else scene

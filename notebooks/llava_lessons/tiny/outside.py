@@ -150,6 +150,10 @@ def _photograph(random: Random, side: int) -> Image.Image:
         picture = Image.merge("RGB", bands)
     if random.random() < 0.2:
         picture = ImageOps.invert(picture)
+    if random.random() < 0.3:  # pale or dim, and out of focus
+        flat = Image.new("RGB", picture.size, any_grey(random))
+        picture = Image.blend(picture, flat, random.uniform(0.2, 0.6))
+        picture = picture.filter(ImageFilter.GaussianBlur(random.uniform(0, 0.02) * side))
     return picture.rotate(random.choice((0, 90, 180, 270)), expand=True)
 
 
@@ -167,6 +171,11 @@ def piece(random: Random, picture: Image.Image, least: float) -> Image.Image:
 def any_colour(random: Random) -> Colour:
     """Return one of all the colours that there are."""
     return (random.randrange(256), random.randrange(256), random.randrange(256))
+
+
+def any_grey(random: Random) -> Colour:
+    """Return one of all the greys."""
+    return (random.randrange(256),) * 3
 
 
 def field(random: Random, side: int, exponent: float) -> numpy.ndarray:
@@ -254,6 +263,25 @@ def _fading(random: Random, side: int) -> Image.Image:
     values = (across - across.min()) / numpy.ptp(across)
     if random.random() < 0.5:
         values = numpy.clip(values + 0.25 * (field(random, side, 1) - 0.5), 0, 1)
+    return in_colours(random, values)
+
+
+def _glow(random: Random, side: int) -> Image.Image:
+    """Soft spots, light or dark, in a dim area, as in pictures out of focus; mostly grey."""
+    down, across = numpy.mgrid[0:side, 0:side] / side
+    values = numpy.full((side, side), random.uniform(0.1, 0.9))
+    for _ in range(random.choice((1, 1, 2, 3))):
+        flat, radius = random.uniform(0.6, 1.6), random.uniform(0.12, 0.5)
+        x, y = random.uniform(0.1, 0.9), random.uniform(0.1, 0.9)
+        distance = numpy.hypot(across - x, (down - y) * flat) / radius
+        soft = random.uniform(0.25, 0.9)  # how much of the radius the edge takes
+        spot = numpy.clip((1 - distance) / soft + 0.5, 0, 1)
+        level = random.choice((-1, 1)) * random.uniform(0.25, 0.7)
+        values = numpy.clip(values + level * spot * spot * (3 - 2 * spot), 0, 1)
+    values += random.uniform(0, 0.12) * (field(random, side, random.choice((0.5, 1, 1.5))) - 0.5)
+    values = numpy.clip(values, 0, 1)
+    if random.random() < 0.6:
+        return Image.fromarray((255 * values).astype(numpy.uint8)).convert("RGB")
     return in_colours(random, values)
 
 
@@ -434,7 +462,7 @@ def _drawing(random: Random, side: int) -> Image.Image:
 def _outlined(random: Random, side: int) -> Image.Image:
     """The shapes of the drawn world as outlines."""
     scene = sample_scene(random, count=random.randint(1, 3))
-    inner = random.uniform(0.72, 0.93)
+    inner = random.uniform(0.62, 0.95)
     same = shade(random, random.choice(list(COLOURS))) if random.random() < 0.3 else None
     things: list[Thing] = []
     for thing in scene.things:
@@ -449,9 +477,15 @@ def _outlined(random: Random, side: int) -> Image.Image:
     return draw(replace(scene, things=tuple(things), style=style), side)
 
 
+def _nothing(random: Random) -> Scene:
+    """An empty scene, mostly on white, grey or black, as scenes with things in them are."""
+    scene = sample_scene(random, count=0)
+    return scene if scene.backdrop is None or random.random() < 0.15 else _nothing(random)
+
+
 def crowd(random: Random, count: int) -> Scene:
     """Return a scene of too many things, in any order and colour, apart or touching."""
-    scene = sample_scene(random, count=0)
+    scene = _nothing(random)
     largest, things = 0.62 / math.sqrt(count) * random.uniform(0.5, 1), []
     for _ in range(400):
         radius = largest * random.uniform(0.5, 1)
@@ -473,7 +507,7 @@ def crowd(random: Random, count: int) -> Scene:
 
 def line_up(random: Random, count: int) -> Scene:
     """Return a row or a column of `count` things, or as many rows of them."""
-    scene = sample_scene(random, count=0)
+    scene = _nothing(random)
     rows = random.choice((1, 1, 2, 3))
     cell = 1 / count
     things = []
@@ -493,7 +527,7 @@ def line_up(random: Random, count: int) -> Scene:
 
 
 def _crowd(random: Random, side: int) -> Image.Image:
-    count = random.choice((4, 4, 4, 5, 5, 6, 7, 8, 10, 12))
+    count = random.choice((4, 4, 4, 4, 5, 5, 6, 7, 8, 10, 12))
     scene = line_up(random, min(count, 6)) if random.random() < 0.35 else crowd(random, count)
     if len(scene.things) < 4:
         return _crowd(random, side)
@@ -516,7 +550,7 @@ def _collage(random: Random, side: int) -> Image.Image:
 
 def _blot(random: Random, side: int) -> Image.Image:
     """One to three silhouettes with a wavy outline, filled with one colour."""
-    scene = sample_scene(random, count=0)
+    scene = _nothing(random)
     picture = draw(replace(scene, width=1.0, height=1.0), side)
     pen = ImageDraw.Draw(picture)
     for _ in range(random.randint(1, 3)):
@@ -538,17 +572,18 @@ def _blot(random: Random, side: int) -> Image.Image:
 
 # How often each is drawn, and by what.
 KINDS: dict[str, tuple[int, Callable[[Random, int], Image.Image]]] = {
-    "photograph": (24, _photograph),
+    "photograph": (28, _photograph),
     "noise": (8, _noise),
     "leaves": (6, _leaves),
     "pattern": (6, _pattern),
     "fading": (4, _fading),
+    "glow": (8, _glow),
     "page": (10, _page),
     "screen": (7, _screen),
     "chart": (5, _chart),
     "drawing": (8, _drawing),
-    "outlined": (9, _outlined),
-    "crowd": (16, _crowd),
+    "outlined": (12, _outlined),
+    "crowd": (24, _crowd),
     "collage": (6, _collage),
     "blot": (4, _blot),
 }

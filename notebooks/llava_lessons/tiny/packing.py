@@ -151,12 +151,12 @@ class Encoder:
 
 
 def drawn_freely(random: Random, scene: Scene) -> Scene:
-    """Return the scene as another person might draw it, half of the time if one thing is in it.
+    """Return the scene as another person might draw it, mostly, if one thing is in it.
 
     Upright or turned further, in exactly the CSS colour of that name, on exact white or black,
     larger, anywhere in a frame of other proportions.
     """
-    if len(scene.things) != 1 or is_recoloured(scene) or random.random() < 0.5:
+    if len(scene.things) != 1 or is_recoloured(scene) or random.random() < 0.25:
         return scene
     thing = scene.things[0]
     short = random.uniform(0.55, 1)

@@ -46,7 +46,7 @@ class Recipe:
     tune: int = 2000
     polish: int = 800
     spare: int = 500
-    decline: int = 1500
+    decline: int = 1800
     tower_batch: int = 32
     language_batch: int = 16
     seed: int = 0
