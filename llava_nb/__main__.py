@@ -12,6 +12,7 @@ import sys
 
 import llava_nb
 
+from .catalog import about_declining
 from .prompts import DEFAULT_PROMPT
 
 EMBEDDED = "tiny"
@@ -123,6 +124,8 @@ def _caption(options: argparse.Namespace) -> int:
             print(before, piece, sep="", end="", flush=True)
             before = ""
     answer = chat.turns[-1].answer
+    if why := about_declining(llava.name, answer.text):
+        print(f"\nnote:     {why}", end="")
     print(f"\nfigures:  {answer.summary}")
     print(f"memory:   {track}")
     return 0
@@ -141,6 +144,10 @@ def _folder(options: argparse.Namespace) -> int:
     llava = _load(options, own_picture=True)
     result = llava_nb.caption_folder(llava, pictures, **settings)
     print(result)
+    rows = result.rows() if result.output.exists() else []
+    notes = (about_declining(llava.name, row.caption) for row in rows)
+    if why := next(filter(None, notes), ""):
+        print(why)
     if options.contact_sheet and result.rows():
         print(result.contact_sheet())
     return INTERRUPTED if result.interrupted else 0

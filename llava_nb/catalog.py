@@ -172,6 +172,25 @@ BY_NAME = tuple(
 FOR_CPU = next(model for model in BY_NAME if model.name == "llava-onevision-0.5b")
 
 
+# What the embedded model answers where it cannot tell; it is trained on this very sentence.
+DECLINED = "I cannot tell from this picture."
+
+
+def about_declining(model_name: str, text: str) -> str:
+    """Return the line to show under an answer with which the embedded model declines, else "".
+
+    `model_name` is `Llava.name` and `text` the answer: the sentence that it was trained to say.
+    """
+    embedded = CHOSEN_FROM[0].name
+    if model_name != embedded or text.strip() != DECLINED:
+        return ""
+    size = FOR_CPU.download_bytes / sizes.GIB
+    return (
+        f'"{embedded}" knows drawings of a few coloured shapes, nothing else. For photographs take '
+        f'a model such as "{FOR_CPU.name}" ({size:.1f} GiB to download, runs without a GPU).'
+    )
+
+
 def known_models() -> tuple[ModelInfo, ...]:
     """The models that `auto` chooses among on a GPU, from the smallest to the largest."""
     return CHOSEN_FROM

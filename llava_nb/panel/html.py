@@ -17,7 +17,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..catalog import CHOSEN_FROM
+from ..catalog import about_declining
 from ..files import PAGE_BEGINNING, safe_cell, written_beside
 from ..sizes import GIB
 from ..vram.report import REMEMBERED
@@ -32,8 +32,6 @@ COPY = (
     "s.removeAllRanges();s.addRange(r);"
     "this.textContent=document.execCommand('copy')?this.dataset.done:this.dataset.byHand"
 )
-# What the embedded model says of whatever is no drawing that it knows.
-DECLINES = "I cannot tell from this picture."
 
 
 # Markdown: the little of it that models write. Each pattern is for escaped text.
@@ -193,7 +191,7 @@ def _entry(entry: Entry, texts: Mapping[str, str]) -> str:
     if entry.failed:
         error = escape(texts.get(entry.error, entry.error))
         shown += f'<div class="llava-error" role="alert">{error}</div>'
-    if entry.model == CHOSEN_FROM[0].name and entry.text.strip() == DECLINES:
+    if about_declining(entry.model, entry.text):
         shown += f'<div class="llava-info">{escape(texts["drawings_only"])}</div>'
     figures = []
     if entry.answer is not None:

@@ -111,3 +111,10 @@ def test_any_text_is_answered_in_one_short_line_that_can_be_printed(name):
 
 def test_auto_chooses_among_llava_1_5_and_the_embedded_model():
     assert catalog.known_models() == (TINY, SEVEN, THIRTEEN)
+
+
+def test_where_the_embedded_model_declines_a_line_names_a_real_one():
+    line = catalog.about_declining("tiny", f" {catalog.DECLINED}\n")
+    assert "knows drawings" in line and f'"{catalog.FOR_CPU.name}"' in line and "GiB" in line
+    assert catalog.about_declining("tiny", "A large red circle.") == ""
+    assert catalog.about_declining("llava-1.5-7b", catalog.DECLINED) == ""

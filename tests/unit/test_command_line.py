@@ -5,6 +5,7 @@ import pytest
 from llava_lessons.pictures import scene_of
 from llava_lessons.tiny.questions import describe_scene
 from llava_nb.__main__ import main
+from llava_nb.catalog import DECLINED, about_declining
 
 
 def test_caption_prints_caption_model_reason_seconds_and_memory(capsys):
@@ -19,6 +20,18 @@ def test_caption_takes_a_picture_and_a_prompt(capsys, picture, tmp_path):
     picture.save(tmp_path / "own.png")
     main(["caption", str(tmp_path / "own.png"), "How many shapes are there?", "--model", "tiny"])
     assert "caption:  Two." in capsys.readouterr().out
+
+
+def test_where_the_model_declines_a_note_says_why(capsys, picture, tmp_path):
+    picture.save(tmp_path / "own.png")
+    main(
+        ["caption", str(tmp_path / "own.png"), "What is the capital of France?", "--model", "tiny"]
+    )
+    table = str(tmp_path / "captions.csv")
+    options = ["--model", "tiny", "--no-progress", "--prompt", "What is the capital of France?"]
+    main(["folder", str(tmp_path / "own.png"), "-o", table, *options])
+    printed = capsys.readouterr().out
+    assert printed.count(about_declining("tiny", DECLINED)) == 2, printed
 
 
 def test_folder_makes_a_table_texts_and_a_contact_sheet(capsys, picture, tmp_path):

@@ -535,7 +535,7 @@ def test_a_language_that_there_is_not_is_refused(llava):
 
 @pytest.mark.parametrize(("name", "is_told"), [("tiny", True), ("llava-1.5-7b", False)])
 def test_where_the_embedded_model_declines_it_is_said_why(panel, llava, monkeypatch, name, is_told):
-    monkeypatch.setattr(panel_html, "DECLINES", "(40, 20) Why? no 0")
+    monkeypatch.setattr("llava_nb.catalog.DECLINED", "(40, 20) Why? no 0")
     llava.name = name
     panel.ask("Why?")
     assert ("drawings of coloured shapes" in page(panel).text) == is_told

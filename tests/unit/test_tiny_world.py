@@ -1,15 +1,16 @@
 """The drawn world: what is drawn, what is kept out of training, and that answers are true."""
 
+from dataclasses import replace
 from random import Random
 
 import numpy
 import pytest
 import torch
 
-from llava_lessons.tiny import phrasings, unanswerable
+from llava_lessons.tiny import outside, outside_held_out, phrasings, unanswerable
 from llava_lessons.tiny.build import SIDE, build_tokenizer
 from llava_lessons.tiny.language import without
-from llava_lessons.tiny.packing import Encoder, pack, put_questions, sample_texts
+from llava_lessons.tiny.packing import Encoder, conversations, pack, put_questions, sample_texts
 from llava_lessons.tiny.questions import KINDS, NUMBERS, ask, describe_scene
 from llava_lessons.tiny.recolour import barred_shapes, nearest_colour, recolour
 from llava_lessons.tiny.scenes import (
@@ -110,6 +111,69 @@ def test_what_is_to_the_left_is_further_left():
             assert question.answer == f"A {question.about.phrase}.", question
             checked += 1
     assert checked > 60, checked
+
+
+def test_a_mixture_is_not_there_though_both_of_its_words_are():
+    random, answers = Random(5), []
+    for scene in scenes(300):
+        question = ask(random, scene, "mixture")
+        if question is None:
+            continue
+        words = question.text.lower().strip(".?").split()
+        there = any(t.colour in words and t.shape in words for t in scene.things)
+        apart = any(t.colour in words for t in scene.things)
+        apart &= any(t.shape in words for t in scene.things)
+        assert apart and question.answer == ("Yes." if there else "No."), (question, scene)
+        answers.append(question.answer)
+    assert 0.3 < answers.count("Yes.") / len(answers) < 0.7
+
+
+def test_an_empty_scene_may_have_any_colour_and_its_caption_says_which():
+    seen = set()
+    for scene in scenes(200, count=0):
+        red, green, blue = numpy.asarray(draw(replace(scene, style="plain"), 20))[0, 0].tolist()
+        grounds = {"white": (248,) * 3, "grey": (150,) * 3, "black": (14,) * 3}
+        expected = grounds.get(scene.background) or scene.backdrop
+        assert (red, green, blue) == expected
+        assert describe_scene(scene).endswith(f"{scene.background} background.")
+        seen.add(scene.background)
+    assert seen == {*COLOURS, "white", "grey", "black"}
+
+
+# --- what is no scene ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", outside.KINDS)
+def test_pictures_from_outside_come_from_their_seed_and_vary(kind):
+    only = {kind: outside.KINDS[kind]}
+    one, two = (outside.sample_outside(Random(4), only).picture.tobytes() for _ in range(2))
+    assert one == two
+    assert outside.spread(outside.sample_outside(Random(5), only).picture) > 3
+
+
+def test_of_pictures_from_outside_every_question_is_declined():
+    picture = outside.sample_outside(Random(6))
+    talks = [turns for seed in range(20) for turns in conversations(Random(seed), picture)]
+    assert {turn.answer for turns in talks for turn in turns} == {unanswerable.CANNOT_TELL}
+    assert len({turn.kind for turns in talks for turn in turns}) > 8
+
+
+def test_without_the_packages_training_draws_all_the_same(monkeypatch):
+    monkeypatch.setattr(outside, "find_spec", lambda name: None)
+    assert outside.photographs() == []
+    for kind in outside.KINDS:
+        assert outside.sample_outside(Random(7), {kind: outside.KINDS[kind]}).kind == kind
+
+
+def test_no_photograph_font_or_kind_is_both_trained_and_held_out():
+    trained, held = outside.PHOTOGRAPHS, outside_held_out.HELD_OUT_PHOTOGRAPHS
+    for inside in trained:
+        assert not set(trained[inside]) & set(held[inside])
+    # At most half of what scikit-image and scikit-learn ship is trained on.
+    assert sum(map(len, trained.values())) <= sum(len(held[inside]) for inside in trained)
+    assert not set(outside.FONTS) & set(outside_held_out.HELD_OUT_FONTS)
+    drawn = {draw for group in outside_held_out.GROUPS.values() for draw in group}
+    assert not drawn & {draw for _, draw in outside.KINDS.values()}
 
 
 # --- what is held out ---------------------------------------------------------------------------

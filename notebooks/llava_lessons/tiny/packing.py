@@ -8,7 +8,8 @@ at a quarter of the price. Labels are on the answers alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from random import Random
 
 import numpy
@@ -17,9 +18,11 @@ from transformers import PreTrainedTokenizerFast
 
 from .build import GRID, SYSTEM
 from .held_out import NO_WORDS, HeldOutWords
+from .outside import Outside, as_jpeg
 from .questions import KINDS, Question, ask, describe_scene, is_recoloured, with_opener
-from .scenes import Scene, sample_scene
-from .tower import IGNORE, to_pixels
+from .scenes import COLOURS, Scene, draw, sample_scene
+from .tower import IGNORE, pixels_of, to_pixels
+from .unanswerable import CANNOT_TELL
 
 # How often each kind is asked; a caption is asked of every third picture besides.
 WEIGHTS = {
@@ -30,6 +33,7 @@ WEIGHTS = {
     "count": 6,
     "tally": 7,
     "exist": 14,
+    "mixture": 6,
     "side": 15,
     "end": 8,
     "background": 3,
@@ -84,9 +88,17 @@ def _perhaps_opened(random: Random, question: Question) -> Question:
 
 
 def conversations(
-    random: Random, scene: Scene, weights: dict[str, int] = WEIGHTS
+    random: Random, scene: Scene | Outside, weights: dict[str, int] = WEIGHTS
 ) -> list[list[Question]]:
-    """Return short conversations about a scene: mostly one turn, some two or three."""
+    """Return short conversations about a scene: mostly one turn, some two or three.
+
+    About a picture from outside they are those of some scene, and all have the same answer.
+    """
+    if isinstance(scene, Outside):
+        talks = conversations(random, sample_scene(random), weights)
+        return [
+            [replace(turn, answer=CANNOT_TELL, about=None) for turn in turns] for turns in talks
+        ]
     found = [[question] for question in put_questions(random, scene, 6, weights)]
     found.append(put_questions(random, scene, random.choice((2, 2, 3)), weights))
     if random.random() < 0.35 and not is_recoloured(scene):
@@ -138,13 +150,54 @@ class Encoder:
         return self._known[text]
 
 
+def drawn_freely(random: Random, scene: Scene) -> Scene:
+    """Return the scene as another person might draw it, mostly, if one thing is in it.
+
+    Upright or turned further, in exactly the CSS colour of that name, on exact white or black,
+    larger, anywhere in a frame of other proportions.
+    """
+    if len(scene.things) != 1 or is_recoloured(scene) or random.random() < 0.25:
+        return scene
+    thing = scene.things[0]
+    short = random.uniform(0.55, 1)
+    width, height = random.choice(((1.0, 1.0), (1.0, short), (short, 1.0)))
+    radius = thing.radius
+    if thing.size == "large":
+        radius = random.uniform(0.14, 0.33) * min(width, height)
+        radius = max(radius, 0.135)
+    room = 1.13 * radius
+    x, y = random.uniform(room, width - room), random.uniform(room, height - room)
+    new = replace(
+        thing,
+        x=x,
+        y=y,
+        radius=radius,
+        angle=random.choice((0.0, 0.0, random.uniform(-14, 14))),
+        rgb=COLOURS[thing.colour][1] if random.random() < 0.6 else thing.rgb,  # the CSS colour
+    )
+    level = {"white": 255, "grey": 128, "black": 0}[scene.background]
+    exact = (level,) * 3 if random.random() < 0.5 else None
+    style = "plain" if random.random() < 0.7 else scene.style
+    return replace(scene, things=(new,), width=width, height=height, style=style, backdrop=exact)
+
+
+def as_it_may_come(random: Random, scene: Scene) -> numpy.ndarray:
+    """Return the pixels of a scene that was drawn in some size and perhaps saved as a JPEG.
+
+    So that a scene is not told from pictures of other kinds by how sharp its edges are.
+    """
+    picture = draw(drawn_freely(random, scene), random.randint(112, 448))
+    return pixels_of(as_jpeg(random, picture) if random.random() < 0.2 else picture)
+
+
 def pack(
     random: Random,
     encoder: Encoder,
-    scenes: list[Scene],
+    scenes: list[Scene | Outside],
     *,
     seeing: bool,
     weights: dict[str, int] = WEIGHTS,
+    to_pixels: Callable[[Scene], numpy.ndarray] = to_pixels,
 ) -> Batch:
     """Pack one row a scene; without `seeing`, the caption stands for the picture."""
     talks = [conversations(random, scene, weights) for scene in scenes]
@@ -162,7 +215,11 @@ def pack(
     mask = (shared & earlier)[:, None]  # (b, 1, n, n)
     pixels = None
     if seeing:
-        pixels = torch.from_numpy(numpy.stack([to_pixels(scene) for scene in scenes]))
+        seen = (
+            pixels_of(scene.picture) if isinstance(scene, Outside) else to_pixels(scene)
+            for scene in scenes
+        )
+        pixels = torch.from_numpy(numpy.stack([*seen]))
     return Batch(ids, labels, positions, weights, barred, mask, pixels)
 
 

@@ -41,7 +41,8 @@ def ask(
     `held_out` takes the wording that training never uses. `pairs` are the
     colour-shape pairs that may be named though they are not in the picture.
     """
-    wording = (phrasings.HELD_OUT if held_out else phrasings.TRAINED).get(kind, ("",))
+    worded = "exist" if kind == "mixture" else kind
+    wording = (phrasings.HELD_OUT if held_out else phrasings.TRAINED).get(worded, ("",))
     return KINDS[kind](random, scene, random.choice(wording), held_out, pairs)
 
 
@@ -62,7 +63,8 @@ def is_recoloured(scene: Scene) -> bool:
 def describe_scene(scene: Scene) -> str:
     """Return the caption: every thing in order, how they stand, the background."""
     names = ["a " + thing.phrase for thing in scene.things]
-    ground = f"on a {scene.background} background."
+    article = "an" if scene.background[0] in "aeiou" else "a"
+    ground = f"on {article} {scene.background} background."
     if not names:
         return f"An empty picture {ground}"
     if len(names) == 1:
@@ -191,6 +193,25 @@ def _exist(random, scene, wording, held_out, pairs):
     )
 
 
+def _mixture(random, scene, wording, held_out, pairs):
+    """Ask for the colour of one thing in the shape of another, or for a thing that is there.
+
+    As often for the one as for the other, so that "No." is not the answer to all such questions.
+    """
+    there = {(thing.colour, thing.shape) for thing in scene.things}
+    colours, shapes = ({pair[part] for pair in there} for part in (0, 1))
+    mixed = [pair for pair in pairs if pair[0] in colours and pair[1] in shapes]
+    mixed = [pair for pair in mixed if pair not in there]
+    if not mixed:
+        return None
+    thing = random.choice(scene.things) if random.random() < 0.5 else None
+    colour, shape = (thing.colour, thing.shape) if thing else random.choice(mixed)
+    text = wording.format(a_x=f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {shape}")
+    if thing:
+        return Question("exist", text, "Yes.", thing)
+    return Question("mixture", text, "No.")
+
+
 def _missing(random, scene, words, pairs) -> Thing | None:
     """Make up a thing that is not there, often one attribute away from one that is."""
     near = [
@@ -221,7 +242,8 @@ def _side(random, scene, wording, held_out, pairs):
     thing, x = picked
     found = _beside(scene, thing, side)
     things = random.choice(phrasings.THING_WORDS)
-    text = wording.format(x=x, side=random.choice(phrasings.SIDES[side]), things=things)
+    side = random.choice(phrasings.SIDES[side])
+    text = wording.format(x=x, side=side, Side=side.capitalize(), things=things)
     answer = f"A {found[0].phrase}." if found else "Nothing."
     return Question("side", text, answer, found[0] if found else None)
 
@@ -277,6 +299,7 @@ KINDS = {
     "count": _count,
     "tally": _tally,
     "exist": _exist,
+    "mixture": _mixture,
     "side": _side,
     "end": _end,
     "background": _background,

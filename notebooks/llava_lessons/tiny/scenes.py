@@ -1,7 +1,8 @@
 """The world that the embedded model knows: pictures of coloured shapes.
 
 A scene holds none to three things (a shape, a colour, a size) on a plain,
-shaded or grainy background. Two or three things stand in a row or in a column,
+shaded or grainy background: white, grey or black, and without a thing on it also in
+any of the colours. Two or three things stand in a row or in a column,
 so that "to the left of" and "above" always have one answer. Everything is drawn
 from a seeded generator: the same seed gives the same scene.
 
@@ -132,8 +133,12 @@ def sample_scene(
         Thing(shape, colour, size, x, y, radius, random.uniform(-8, 8), shade(random, colour))
         for (colour, shape), size, radius, (x, y) in zip(chosen, sizes, radii, spots, strict=True)
     )
-    background, style = random.choice(list(BACKGROUNDS)), random.choice(STYLES)
-    return Scene(things, layout, background, style, width, height, random.getrandbits(32))
+    background, style, backdrop = random.choice(list(BACKGROUNDS)), random.choice(STYLES), None
+    if not count and random.random() < 0.6:  # a plain area may have any colour
+        background = random.choice(list(COLOURS))
+        backdrop = shade(random, background)
+    seed = random.getrandbits(32)
+    return Scene(things, layout, background, style, width, height, seed, backdrop)
 
 
 def shade(random: Random, colour: str) -> Colour:

@@ -52,9 +52,16 @@ def to_pixels(scene: Scene) -> numpy.ndarray:
 
     The same values that the model's image processor makes of `draw(scene, SIDE)`.
     """
-    picture = draw(scene, SIDE)
-    canvas = Image.new("RGB", (SIDE, SIDE), PADDING)
-    canvas.paste(picture, padding_offset(scene))
+    return pixels_of(draw(scene, SIDE))
+
+
+def pixels_of(picture: Image.Image) -> numpy.ndarray:
+    """Pad a picture to a square, shrink it to SIDE and normalise: (3, SIDE, SIDE) float32."""
+    longer = max(picture.size)
+    canvas = Image.new("RGB", (longer, longer), PADDING)
+    canvas.paste(picture, ((longer - picture.width) // 2, (longer - picture.height) // 2))
+    if longer != SIDE:
+        canvas = canvas.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     pixels = numpy.asarray(canvas, dtype=numpy.float32) / 255
     return ((pixels - PIXEL_MEAN) / PIXEL_STD).transpose(2, 0, 1).astype(numpy.float32)
 

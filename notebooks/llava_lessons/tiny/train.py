@@ -1,12 +1,14 @@
 """Train the embedded model from nothing: `python -m llava_lessons.tiny.train OUT`.
 
-Six stages, each with a progress bar: the vision tower learns to see ("tower",
-`tower.py`), then "speak", "align", "tune", "polish" and "spare" (`language.py`). The model is
-written as float16 safetensors with its tokenizer and processor, in the layout that
+Seven stages, each with a progress bar: the vision tower learns to see ("tower",
+`tower.py`), then "speak", "align", "tune", "polish", "spare" and "decline" (`language.py`). The
+model is written as float16 safetensors with its tokenizer and processor, in the layout that
 transformers reads. The same seed on the same machine gives the same model.
 
-The model that is shipped was trained by this command with its defaults; the card
-in `weights/README.md` says with which seed, and what came out.
+"decline" takes photographs from scikit-image and scikit-learn and fonts from matplotlib
+(`pip install "llava_nb[train]"`); without them it goes on with what it draws itself.
+`--from-model FOLDER` goes on from a model, with those stages alone whose steps are given. How the
+shipped model was made by this command, and what came out, says the card in `weights/README.md`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 from transformers import CLIPVisionModel, LlavaForConditionalGeneration, LlavaProcessor
+
+from llava_nb import load
 
 from .build import build_model, build_processor, build_tokenizer
 from .language import STAGES as language_stages
@@ -42,6 +46,7 @@ class Recipe:
     tune: int = 2000
     polish: int = 800
     spare: int = 500
+    decline: int = 1800
     tower_batch: int = 32
     language_batch: int = 16
     seed: int = 0
@@ -52,19 +57,24 @@ def train(
     recipe: Recipe,
     *,
     tower: Path | None = None,
+    start: Path | None = None,
     report: Callable[[str], None] = lambda line: None,
     keep: Path | None = None,
     device: str = "cpu",
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """Return a trained model and its processor.
 
-    `tower` is a folder with what the stage of that name made, to start from; `report`
-    gets a line at the end of each stage; `keep` is a folder to save the tower in. The
-    model comes back on the CPU, wherever it was trained.
+    `tower` is a folder with what the stage of that name made, to start from, and `start` one with
+    a whole model; `report` gets a line at the end of each stage; `keep` is a folder to save the
+    tower in. The model comes back on the CPU, wherever it was trained.
     """
     torch.manual_seed(recipe.seed)
-    processor = build_processor(build_tokenizer(sample_texts()))
-    model = build_model(processor.tokenizer)
+    if start is None:
+        processor = build_processor(build_tokenizer(sample_texts()))
+        model = build_model(processor.tokenizer)
+    else:
+        llava = load(start, quantization=None)
+        processor, model = llava.processor, llava.model
     if tower is not None:
         trained = CLIPVisionModel.from_pretrained(tower)
         model.model.vision_tower.load_state_dict(trained.state_dict())
@@ -132,6 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m llava_lessons.tiny.train", description=__doc__)
     parser.add_argument("out", type=Path, help="the folder to write the model to")
     parser.add_argument("--from-tower", type=Path, help="a folder with a trained tower")
+    parser.add_argument("--from-model", type=Path, help="a folder with a model to go on from")
     parser.add_argument("--threads", type=int, help="CPU threads to use (default: all)")
     parser.add_argument("--device", default="cpu", help='"cpu" (the default) or "cuda"')
     parser.add_argument(
@@ -143,15 +154,19 @@ def main(arguments: list[str] | None = None) -> None:
     names = (*STAGES, "tower_batch", "language_batch", "seed")
     for name in names:
         flag = "--" + name.replace("_", "-")
-        parser.add_argument(flag, type=int, default=getattr(defaults, name), metavar="N")
+        parser.add_argument(flag, type=int, metavar="N", help=f"default: {getattr(defaults, name)}")
     options = parser.parse_args(arguments)
+    given = {name: number for name in names if (number := getattr(options, name)) is not None}
+    if options.from_model:
+        given = dict.fromkeys(STAGES, 0) | given
     if options.threads:
         torch.set_num_threads(options.threads)
-    recipe = Recipe(**{name: getattr(options, name) for name in (*names, "bfloat16")})
+    recipe = Recipe(**given, bfloat16=options.bfloat16)
     options.out.mkdir(parents=True, exist_ok=True)
     model, processor = train(
         recipe,
         tower=options.from_tower,
+        start=options.from_model,
         report=tqdm.write,
         keep=options.out,
         device=options.device,

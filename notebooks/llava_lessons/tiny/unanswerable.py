@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from random import Random
 
-CANNOT_TELL = "I cannot tell from this picture."
+from llava_nb.catalog import DECLINED
+
+CANNOT_TELL = DECLINED
 
 NOUNS = tuple(
     "dog cat horse bird cow sheep elephant person man woman child boy girl baby car bus truck "
