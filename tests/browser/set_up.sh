@@ -8,9 +8,13 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../../colab_setup.sh"
 
 servers=(jupyterlab==4.6.6 voila==0.5.13)
-anywidget=anywidget==0.9.21 # its front end serves both versions of ipywidgets, and is Colab's
+# The front end of anywidget has to be of the kernel's own version: Colab's, and what the .venv has.
+kernel=$root/.venv/bin/python
+[[ -x $kernel ]] || kernel=python3
+newest=$("$kernel" -c 'import importlib.metadata as m; print(m.version("anywidget"))')
 # By the version of ipywidgets: the newest shows nothing of 7.
-declare -A front_ends=([7]=jupyterlab_widgets==1.1.11 [8]=jupyterlab_widgets==3.0.17)
+declare -A front_ends=([7]="jupyterlab_widgets==1.1.11 anywidget==0.9.21"
+    [8]="jupyterlab_widgets==3.0.17 anywidget==$newest")
 venv=$root/.venv-browser
 
 if ! PYTHONPATH="$root/tests/browser" python3 -c 'import sys, chromium; sys.exit(not chromium.find())'; then
@@ -18,18 +22,18 @@ if ! PYTHONPATH="$root/tests/browser" python3 -c 'import sys, chromium; sys.exit
         "fonts-dejavu-core' brings one on Debian."
     exit
 fi
-make_venv "$venv" "$root $(cksum <"${BASH_SOURCE[0]}")"
+make_venv "$venv" "$root $newest $(cksum <"${BASH_SOURCE[0]}")"
 if [[ -e "$venv/set-up/done" ]]; then
     say "already set up in $venv"
     exit
 fi
 echo '*' >"$venv/.gitignore"
 pip_install "$venv/bin/python" "JupyterLab and Voila for the browser tests" "${servers[@]}"
-# Without what it depends on: a front end of ipywidgets would come along.
-pip_install "$venv/bin/python" "the front end of anywidget" --no-deps "$anywidget"
+# In one go, as pip replaces what is in the folder; without what they depend on.
 for version in "${!front_ends[@]}"; do
-    pip_install "$venv/bin/python" "the front end of ipywidgets $version" --no-deps --upgrade \
-        --target "$venv/ipywidgets-$version" "${front_ends[$version]}"
+    read -ra packages <<<"${front_ends[$version]}"
+    pip_install "$venv/bin/python" "the front ends of ipywidgets $version and anywidget" --no-deps \
+        --upgrade --target "$venv/ipywidgets-$version" "${packages[@]}"
 done
 # What looks for faults of accessibility, as one script; its Python is not used.
 pip_install "$venv/bin/python" "axe-core" --no-deps --upgrade --target "$venv/axe" \
