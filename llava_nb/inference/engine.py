@@ -120,8 +120,9 @@ class Engine:
             known = '"one" or "tiles"' if self.views else "not to be set: it knows one way only"
             raise ModelError(f"views is {shown(views)}; for {self.name} it is {known}.")
         with self.lock:
+            if views != self.views:
+                self.prefixes.clear()  # what it has read was shown otherwise
             self.processor.image_processor.views = views
-            self.prefixes.clear()  # what it has read was shown otherwise
 
     @property
     def closed(self) -> bool:
