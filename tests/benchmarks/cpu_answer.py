@@ -1,4 +1,4 @@
-"""How long a CPU takes with a random LLaVA-OneVision 0.5B; its tiles of 384 pixels are two views."""
+"""How long a CPU takes with a random LLaVA-OneVision 0.5B; 384 pixels in tiles are two views."""
 
 from __future__ import annotations
 
