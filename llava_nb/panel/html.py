@@ -145,7 +145,8 @@ def turns(session: Session, texts: Mapping[str, str]) -> dict[int, str]:
         for where in sorted(cells, key=lambda where: (order.index(where[0]), where[1])):
             entry = cells[where][0]
             label = [entry.picture] if len(order) > 1 else []
-            label += [entry.variant or said_settings(entry, texts)] if compared else []
+            warmth = {"temperature": f"{entry.settings.get('temperature', 0):g}"}
+            label += [entry.variant or said_settings(warmth, texts)] if compared else []
             columns += _cell(" · ".join(label), cells[where], session, texts)
         busy = "true" if any(each.turn == turn for each in session.todo) else "false"
         shown[turn] = (
@@ -164,9 +165,16 @@ def _cell(label: str, entries: Sequence[Entry], session: Session, texts: Mapping
     return f'<div class="llava-cell">{shown}</div>'
 
 
-def said_settings(entry: Entry, texts: Mapping[str, str]) -> str:
-    """Name what an answer was given with, to be read beside another."""
-    return f"{texts['temperature'].lower()} {entry.settings.get('temperature', 0):g}"
+def said_settings(settings: Mapping[str, Any], texts: Mapping[str, str]) -> str:
+    """Name settings, to be read beside others, as far as the panel has words for them."""
+    words = {"temperature": texts["temperature"].lower() + " {about}", "style": texts["style"]}
+    said = (words.get(name, f"{name} {{about}}").format(about=it) for name, it in settings.items())
+    return ", ".join(said)
+
+
+def gib(count: int) -> str:
+    """Return bytes as GiB with one digit: here they are read at a glance."""
+    return f"{count / GIB:.1f}"
 
 
 def _under_way(entry: Entry, session: Session, texts: Mapping[str, str]) -> str:
@@ -220,8 +228,8 @@ def model_line(llava: Any, report: Any, texts: Mapping[str, str]) -> str:
     where = texts["on"].format(about=texts["cpu"] if is_ram else report.owner)
     line = f"<b>{escape(llava.name)}</b> {escape(texts[str(llava.quantization)])} {escape(where)}"
     if None not in (report.total_bytes, report.free_bytes):
-        taken = {"used": f"{(report.total_bytes - report.free_bytes) / GIB:.1f}"}
-        taken |= {"total": f"{report.total_bytes / GIB:.1f}", "about": report.memory}
+        taken = {"used": gib(report.total_bytes - report.free_bytes)}
+        taken |= {"total": gib(report.total_bytes), "about": report.memory}
         line += f" · {escape(texts['memory'].format(**taken))}"
     return f"<span>{line}</span>"
 
@@ -237,7 +245,7 @@ def memory_bar(report: Any, texts: Mapping[str, str]) -> str:
     bar = legend = ""
     for name, count in parts.items():
         share = f"width: {100 * count / max(sum(parts.values()), 1):.2f}%"
-        said = f"{escape(texts[name])} {count / GIB:.1f} GiB"
+        said = f"{escape(texts[name])} {gib(count)} GiB"
         bar += f'<span class="llava-{name}" style="{share}"></span>'
         legend += f'<span><i class="llava-{name}"></i>{said}</span>'
     bar = f'<div class="llava-bar" aria-hidden="true">{bar}</div>'

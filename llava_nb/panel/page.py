@@ -21,15 +21,11 @@ from IPython.display import HTML, display
 
 from ..machine import place
 from .sources import BUFFERS, Source, UploadButton
+from .texts import texts_of
 from .worker import MOST
 
-TEXTS = {
-    "choose": "Choose, drop or paste a picture",
-    "camera": "Take a photo",
-    "upload": "Upload pictures",
-    "reading": "Reading the picture ...",
-    "lost": "The picture did not get through to the notebook. Choose it again.",
-}
+TEXT_NAMES = ("choose", "camera", "upload", "reading", "lost")
+TEXTS = {name: texts_of("en")[name] for name in TEXT_NAMES}
 SCRIPT = Path(__file__).with_name("page.js")
 MOST_AT_ONCE = 10_000  # pictures that the page may say were chosen
 STARTED = 4  # choices of which some pictures are still on their way; an older one is given up

@@ -24,12 +24,10 @@ from ..errors import LlavaNbError, plain
 from ..gpu import check_gpu, recommend
 from ..images import example_picture
 from ..prompts import DEFAULT_PROMPT, DEFAULT_STYLE, check_question
-from ..sizes import GIB
 from ..vram.report import vram_report
 from . import html
 from .controls import Controls, named_html, set_class, show
-from .page import TEXTS as PAGE_TEXTS
-from .page import PageLink
+from .page import TEXT_NAMES, PageLink
 from .sources import Source, paths_in, pressed_enter, sources_of
 from .state import ANSWERING, IDLE, LOADING, OPENING, STOPPING, Entry, Notice, Session
 from .texts import presets_in, texts_of
@@ -40,6 +38,7 @@ EXAMPLES = (
     ("two_shapes.png", DEFAULT_PROMPT),
     ("three_shapes.png", "How many things are there?"),
 )
+LABELS = ("talk", "question", "by_path")  # of what the page names for screen readers
 COMPARED = (0.0, 0.7)  # temperatures to compare with
 OTHER_STYLE = "chatml"  # to compare with, or the default style where this is the model's own
 
@@ -107,22 +106,19 @@ class CaptionPanel(widgets.VBox):
         self._worker = Worker(llava, session, self._show, self._load, texts)
         guarded = self._worker.guarded
         self._page = PageLink(on_pictures=guarded(self._choose), on_ask=guarded(self._ask_typed))
-        self._page.set_texts(
-            {name: texts[name] for name in (*PAGE_TEXTS, "talk", "question", "by_path")}
-        )
+        self._page.set_texts({name: texts[name] for name in (*TEXT_NAMES, *LABELS)})
         self._examples = [(sources_of((picture,))[0], text) for picture, text in examples]
         cards = []
         for source, text in self._examples:
             opened = source.open()
             cards.append((html.picture(opened.name, opened.thumbnail), text))
         self._presets = presets
-        compared = [(texts["nothing"], {})]
-        compared += [
-            (self._said({"temperature": each}), {"temperature": each}) for each in COMPARED
-        ]
+        others: list[dict[str, Any]] = [{"temperature": each} for each in COMPARED]
         if llava is None or getattr(llava, "style", None):
             style = OTHER_STYLE if getattr(llava, "style", "") != OTHER_STYLE else DEFAULT_STYLE
-            compared.append((self._said({"style": style}), {"style": style}))
+            others.append({"style": style})
+        compared = [(texts["nothing"], {})]
+        compared += [(html.said_settings(each, texts), each) for each in others]
         why = self._models_that_fit() if llava is None else ""
         names = list(self._quantizations)
         self.controls = Controls(self._page, texts, title, cards, presets, compared, names)
@@ -265,22 +261,13 @@ class CaptionPanel(widgets.VBox):
 
     def _beside(self, question: Entry, settings: Mapping[str, Any], other: Any = None) -> Entry:
         """The same question with other settings, or for another model."""
-        said = [self._said(settings)] if settings else []
+        said = [html.said_settings(settings, self._texts)] if settings else []
         if other is not None:
             said.insert(0, f"{other.name} {self._texts[str(other.quantization)]}")
         variant, name = ", ".join(said), question.model if other is None else other.name
         self._worker.others = {} if other is None else {variant: other}
         settings = question.settings | settings
         return replace(question, variant=variant, how="beside", settings=settings, model=name)
-
-    def _said(self, settings: Mapping[str, Any]) -> str:
-        """Name settings in the panel's language, as far as it has words for them."""
-        words = {"temperature": self._texts["temperature"].lower() + " {about}"}
-        words["style"] = self._texts["style"]
-        said = (
-            words.get(name, f"{name} {{about}}").format(about=it) for name, it in settings.items()
-        )
-        return ", ".join(said)
 
     def _ask(self, question: Entry) -> None:
         beside = self.controls.compare.value
@@ -421,7 +408,7 @@ class CaptionPanel(widgets.VBox):
         done = min(fetched_bytes(info.hub_id), info.download_bytes) if info.hub_id else 0
         said = [self._texts["seconds"].format(about=int(session.seconds))]
         if done < info.download_bytes:
-            sizes = {"done": f"{done / GIB:.1f}", "all": f"{info.download_bytes / GIB:.1f}"}
+            sizes = {"done": html.gib(done), "all": html.gib(info.download_bytes)}
             said.insert(0, self._texts["fetched"].format(**sizes))
         return "".join(f" · {each}" for each in said)
 
