@@ -82,14 +82,6 @@ class ColabPage(PanelPage):
         """The output frame."""
         return self.page.frame_locator("iframe")
 
-    def part(self, name: str) -> Locator:
-        """Return a part of the panel by its class."""
-        return self.frame.locator(f".llava-{name}")
-
-    def button(self, label: str) -> Locator:
-        """Return a button by its label."""
-        return self.frame.get_by_role("button", name=label, exact=True)
-
     @property
     def shelf(self) -> Locator:
         """The input that files come onto the page by."""

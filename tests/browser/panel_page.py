@@ -107,13 +107,18 @@ class PanelPage:
         """Have JupyterLab do one of its commands."""
         self.page.evaluate(COMMAND, [name, options])
 
+    @property
+    def frame(self) -> Any:
+        """What the panel stands in."""
+        return self.page
+
     def part(self, name: str) -> Locator:
         """Return a part of the panel by its class."""
-        return self.page.locator(f".llava-{name}")
+        return self.frame.locator(f".llava-{name}")
 
     def button(self, label: str) -> Locator:
         """Return a button by its label."""
-        return self.page.get_by_role("button", name=label, exact=True)
+        return self.frame.get_by_role("button", name=label, exact=True)
 
     @property
     def answer(self) -> Locator:

@@ -358,32 +358,46 @@ def make_member(
     return processor
 
 
+# The parts of LLaVA-OneVision at their true sizes, as its files say them.
+SIGLIP = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "image_size": 384,
+    "intermediate_size": 4304,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 26,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
+QWEN_7B = {
+    "model_type": "qwen2",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "max_position_embeddings": 32768,
+    "num_attention_heads": 28,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152128,
+}
+QWEN_HALF_B = QWEN_7B | {
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_attention_heads": 14,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+    "vocab_size": 152000,
+}
+
+
 def make_true_shape(name: str, folder: Path) -> None:
     """Write a random LLaVA-OneVision 0.5B to `folder`, in half precision as on the hub: 1.7 GiB.
 
     The tokenizer has 512 of the 152,000 tokens; no other is ever said.
     """
     side = {"height": 384, "width": 384}
-    text = {
-        "model_type": "qwen2",
-        "hidden_size": 896,
-        "intermediate_size": 4864,
-        "num_attention_heads": 14,
-        "num_hidden_layers": 24,
-        "num_key_value_heads": 2,
-        "tie_word_embeddings": True,
-        "vocab_size": 152000,
-        **ENDS,
-    }
-    vision = _SIGLIP | {
-        "hidden_size": 1152,
-        "image_size": 384,
-        "intermediate_size": 4304,
-        "num_attention_heads": 16,
-        "num_hidden_layers": 26,
-        "patch_size": 14,
-    }
-    raw = {"text_config": text, "vision_config": vision, "image_token_index": 3, **_FULL}
+    text = QWEN_HALF_B | ENDS
+    raw = {"text_config": text, "vision_config": SIGLIP, "image_token_index": 3, **_FULL}
     config = build_config({"model_type": FAMILY[name].kind.model_type, **raw})
     torch.manual_seed(5)
     network = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from family_checkpoints import family_config
+from family_checkpoints import QWEN_7B, QWEN_HALF_B, SIGLIP, family_config
 from transformers import AutoModelForImageTextToText
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they import by name
@@ -37,16 +37,6 @@ CLIP = {
     "num_hidden_layers": 24,
     "patch_size": 14,
 }
-SIGLIP = {
-    "model_type": "siglip_vision_model",
-    "hidden_size": 1152,
-    "image_size": 384,
-    "intermediate_size": 4304,
-    "num_attention_heads": 16,
-    "num_hidden_layers": 26,
-    "patch_size": 14,
-    "vision_use_head": False,
-}
 VICUNA = {"model_type": "llama", "max_position_embeddings": 4096, "vocab_size": 32064}
 VICUNA_13B = VICUNA | {
     "hidden_size": 5120,
@@ -62,25 +52,6 @@ MISTRAL = {
     "num_key_value_heads": 8,
     "sliding_window": None,
     "vocab_size": 32064,
-}
-QWEN_7B = {
-    "model_type": "qwen2",
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "max_position_embeddings": 32768,
-    "num_attention_heads": 28,
-    "num_hidden_layers": 28,
-    "num_key_value_heads": 4,
-    "vocab_size": 152128,
-}
-QWEN_HALF_B = QWEN_7B | {
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_attention_heads": 14,
-    "num_hidden_layers": 24,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": True,
-    "vocab_size": 152000,
 }
 QWEN_1_5_HALF_B = QWEN_HALF_B | {
     "hidden_size": 1024,
